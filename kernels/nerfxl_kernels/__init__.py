@@ -1,0 +1,1 @@
+"""The numerical kernels of nerfxl, one folder an operation; torch, numba and triton only."""

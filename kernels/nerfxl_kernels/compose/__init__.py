@@ -1,0 +1,5 @@
+"""Ordered Segments of K tiles -> one Segment per ray."""
+
+from nerfxl_kernels.compose.op import compose
+
+__all__ = ["compose"]

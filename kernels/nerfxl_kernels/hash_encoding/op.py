@@ -1,0 +1,101 @@
+"""Multiresolution hash encoding (Mueller et al. 2022, Instant NGP, sec. 3): points -> features.
+
+Level l is a grid of n_l cells an edge. A point's eight surrounding vertices are looked up and
+blended trilinearly. Vertex (i, j, k) is row `i + j (n+1) + k (n+1)^2` where the level fits its
+table (dense), else row `(i xor j p1 xor k p2) mod T` with p1 = 2654435761, p2 = 805459861.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nerfxl_kernels import backend
+from nerfxl_kernels.hash_encoding import cpu, reference
+
+
+def resolutions(levels: int, base: int, finest: int) -> tuple[int, ...]:
+    """Cells an edge of each level, in geometric progression from base to finest.
+
+    >>> resolutions(4, 16, 128)
+    (16, 32, 64, 128)
+    """
+    if levels == 1:
+        return (base,)
+    growth = math.log(finest / base) / (levels - 1)
+    return tuple(math.floor(base * math.exp(growth * level) + 0.5) for level in range(levels))
+
+
+def hash_encoding(
+    points: Tensor,
+    table: Tensor,
+    cells: tuple[int, ...],
+    accumulate_into: Tensor | None = None,
+) -> Tensor:
+    """Encode points by every level of a hash grid.
+
+    Parameters
+    ----------
+    points: [M, 3] in [0, 1]; values outside are clamped to the border.
+    table: [L, T, F], T a power of two.
+    cells: L resolutions, in cells an edge.
+    accumulate_into: [L, T, F], same dtype as table. If given, the table's gradient is added here
+        in backward and autograd sees none: a buffer that lives as long as the table saves filling
+        a fresh one each step.
+
+    Returns
+    -------
+    [M, L F], level-major, features fastest.
+
+    The gradient exists for the table with every backend, and for points with `reference`.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree or T is not a power of two.
+    """
+    _validate(points, table, cells, accumulate_into)
+    if backend.choose(points) == "reference" or points.requires_grad:
+        return reference.hash_encoding(points, table, cells, accumulate_into)
+    out: Tensor = _HashEncodingCpu.apply(points, table, cells, accumulate_into)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _validate(
+    points: Tensor, table: Tensor, cells: tuple[int, ...], accumulate_into: Tensor | None
+) -> None:
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points: found shape {tuple(points.shape)}, expected [M, 3]")
+    if table.ndim != 3 or table.shape[0] != len(cells):
+        raise ValueError(f"table: found shape {tuple(table.shape)}, expected [{len(cells)}, T, F]")
+    if table.shape[1] & (table.shape[1] - 1):
+        raise ValueError(f"table: found {table.shape[1]} rows a level, expected a power of two")
+    if points.dtype != table.dtype:
+        raise ValueError(f"points are {points.dtype}, table is {table.dtype}; expected the same")
+    if accumulate_into is not None and accumulate_into.shape != table.shape:
+        raise ValueError(f"accumulate_into: found {tuple(accumulate_into.shape)}, expected table's")
+
+
+class _HashEncodingCpu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        points: Tensor,
+        table: Tensor,
+        cells: tuple[int, ...],
+        accumulate_into: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(points, table)
+        ctx.cells, ctx.accumulate_into = cells, accumulate_into
+        return cpu.forward(points, table, cells)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, None, None]:
+        points, table = ctx.saved_tensors
+        into = ctx.accumulate_into
+        grad_table = torch.zeros_like(table) if into is None else into
+        cpu.backward(points, grad.contiguous(), ctx.cells, grad_table)
+        return None, (grad_table if into is None else None), None, None

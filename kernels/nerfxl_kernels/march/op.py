@@ -1,0 +1,107 @@
+"""Marching: the lattice of bins on a ray, cut by a tile, and the placing of bins in space.
+
+A ray is measured by m in [0, 1], from its entry into the root box (or the near plane) to its exit
+(or the far plane):
+
+    t(m) = c sinh(s_0 + m s_1)
+
+which is linear in t near the camera (t < c) and logarithmic far from it, so that equal steps in m
+are cone steps: dt = s_1 sqrt(t^2 + c^2) dm. The lattice belongs to the ray, not to the tile: a
+tile only cuts it at its faces, so a scene is sampled alike however many tiles it has.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from nerfxl_kernels import backend
+from nerfxl_kernels.march import cpu, reference
+
+
+class Path(NamedTuple):
+    """The geometry of P rays.
+
+    origins, directions: [P, 3], scene units, directions of unit length. first, span: [P], the
+    s_0 and s_1 of t(m). scale: c, scene units.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    first: Tensor
+    span: Tensor
+    scale: float
+
+
+class Domain(NamedTuple):
+    """The cube in which a tile's field lives, and how space is mapped to it.
+
+    With u = (x - centre) / half and n = max |u_a|: closed tiles use (u + 1) / 2. An open tile
+    reaches to infinity; there u is contracted to u / n (2 - 1 / n) where n > 1 (mip-NeRF 360
+    eq. 10 with the maximum norm, which suits boxes), and (u + 2) / 4 is used.
+    """
+
+    centre: tuple[float, float, float]
+    half: float
+    open: bool
+
+
+def march(
+    enter: Tensor,
+    leave: Tensor,
+    jitter: Tensor,
+    bins: int,
+    within: tuple[Path, Domain, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut each ray's lattice of bins to its stretch [enter, leave].
+
+    Parameters
+    ----------
+    enter, leave: [P] in [0, 1], in m.
+    jitter: [P] in [0, 1): the lattice's edges are at (b + jitter) / bins.
+    bins: bins on the whole ray.
+    within: paths, domain and occupied cells [R, R, R] (bool, x slowest): bins whose middle lies
+        in an empty cell are left out. None keeps all.
+
+    Returns
+    -------
+    offsets [P + 1] int64, and the bins' ends m0, m1 [M]. Neighbours share one number.
+
+    Raises
+    ------
+    ValueError
+        If bins < 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> half = torch.tensor([0.5])
+    >>> march(half, torch.tensor([1.0]), 0 * half, 4)
+    (tensor([0, 2]), tensor([0.5000, 0.7500]), tensor([0.7500, 1.0000]))
+    """
+    if bins < 1:
+        raise ValueError(f"bins: found {bins}, expected at least 1")
+    run = reference.march if backend.choose(enter) == "reference" else cpu.march
+    return run(enter, leave, jitter, bins, within)
+
+
+def place(
+    m0: Tensor, m1: Tensor, offsets: Tensor, path: Path, domain: Domain
+) -> tuple[Tensor, Tensor]:
+    """Where bins lie: the field's coordinates of their middles, and their lengths.
+
+    Parameters
+    ----------
+    m0, m1: [M], the bins' ends. offsets: [P + 1] int64. path: of the P rays.
+
+    Returns
+    -------
+    points: [M, 3] in [0, 1], the tile's field coordinates at m = (m0 + m1) / 2.
+    length: [M], t(m1) - t(m0), scene units.
+
+    With `reference`, differentiable in the path.
+    """
+    if backend.choose(m0) == "reference" or path.origins.requires_grad:
+        return reference.place(m0, m1, offsets, path, domain)
+    return cpu.place(m0, m1, offsets, path, domain)

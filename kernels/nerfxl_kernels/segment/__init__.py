@@ -1,0 +1,5 @@
+"""Packed samples -> one Segment per ray."""
+
+from nerfxl_kernels.segment.op import segment
+
+__all__ = ["segment"]

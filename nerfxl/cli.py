@@ -1,0 +1,157 @@
+"""The command line: fit, plan, eval, render; what is heavy is imported when a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from nerfxl import __version__
+from nerfxl.errors import UserError
+
+app = typer.Typer(
+    help="Neural radiance fields larger than one GPU: disjoint tiles, trained jointly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SceneArg = Annotated[Path, typer.Argument(help="Scene file, such as scenes/university4.yaml.")]
+RunArg = Annotated[Path | None, typer.Argument(help="Run folder; the newest run if left out.")]
+OutputDir = Annotated[Path, typer.Option(help="Where the runs are.")]
+Nproc = Annotated[
+    int | None, typer.Option(min=1, help="Processes; as fits the device if left out.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value over the scene file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    scene: SceneArg,
+    output_dir: OutputDir = Path("runs"),
+    nproc: Nproc = None,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="In place of the scene's seed.")] = None,
+    steps: Annotated[int | None, typer.Option(help="In place of train.steps.")] = None,
+    set_: Sets = None,
+    resume: Annotated[Path | None, typer.Option(help="Run to go on with.")] = None,
+    skip_missing: SkipMissing = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a scene, score its held-out views, and say where the pictures are.
+
+    Example: nerfxl fit scenes/university4.yaml --set train.steps=500
+    """
+    from nerfxl import commands
+
+    overrides = list(set_ or [])
+    overrides += [f"train.steps={steps}"] if steps is not None else []
+    overrides += [f"seed={seed}"] if seed is not None else []
+    speaker = commands.Speaker(quiet=quiet or as_json)
+    summary = commands.fit(
+        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker
+    )
+    _print_json(as_json, summary)
+
+
+@app.command()
+def plan(
+    scene: SceneArg,
+    output_dir: OutputDir = Path("runs"),
+    nproc: Nproc = None,
+    device: Device = "auto",
+    set_: Sets = None,
+    skip_missing: SkipMissing = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a scene will be cut and what it will cost, before anything is trained.
+
+    Example: nerfxl plan scenes/university4.yaml --set partition.tiles=8
+    """
+    from nerfxl import commands
+
+    speaker = commands.Speaker(quiet=as_json)
+    found = commands.plan(scene, output_dir, nproc, device, set_ or [], skip_missing, speaker)
+    _print_json(as_json, found)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    nproc: Nproc = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a run's newest checkpoint on the held-out views.
+
+    Example: nerfxl eval runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+
+    speaker = commands.Speaker(quiet=quiet or as_json)
+    _print_json(as_json, commands.evaluate(run, output_dir, nproc, device, speaker))
+
+
+@app.command()
+def render(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    split: Annotated[
+        Literal["test", "train", "all"], typer.Option(help="Which of the capture's views.")
+    ] = "test",
+    path: Annotated[
+        Literal["orbit"] | None, typer.Option(help="A camera path in place of the views.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures along the path.")] = 60,
+    nproc: Nproc = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Render a run, colour and depth, without its photographs; the newest run if none is named.
+
+    Example: nerfxl render --path orbit --frames 24
+    """
+    from nerfxl import commands
+
+    speaker = commands.Speaker(quiet=quiet)
+    commands.render(run, output_dir, path or split, frames, nproc, device, speaker)
+
+
+def _print_json(wanted: bool, value: dict[str, Any]) -> None:
+    if wanted:
+        typer.echo(json.dumps(value, indent=1))
+
+
+def main() -> None:
+    """Run the command line; errors of the user's are one sentence on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"nerfxl: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away: `nerfxl ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,262 @@
+"""What the command line's verbs do, in the order in which a user sees it happen."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from nerfxl import launch
+from nerfxl.errors import UserError
+from nerfxl.model import parameter_counts
+from nerfxl.plan_picture import picture
+from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
+from nerfxl.prepare import Prepared, near_plane, prepare, read_back, some_rays, write
+from nerfxl.progress import following
+from nerfxl.ranks import choose_device
+from nerfxl.render import FAR
+from nerfxl.runs import RunFolder, recording, write_atomic
+from nerfxl.scene_file import load_scene, save_scene
+from nerfxl.spec import SceneSpec
+from nerfxl.worker import Job, work
+
+PLANNING_RAYS = 16_384
+BYTES_A_SAMPLE = 1600  # measured at the cpu profile: features, hidden layers, their gradients
+
+
+class Speaker:
+    """Prints for people; silent when a script reads."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False)
+        self.quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+
+def fit(
+    scene_path: Path,
+    output_dir: Path,
+    nproc: int | None,
+    device: str,
+    overrides: Sequence[str],
+    resume: Path | None,
+    skip_missing: bool,
+    say: Speaker,
+) -> dict[str, Any]:
+    """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds."""
+    kind = _kind(device)
+    prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
+    spec = prepared.scene.spec
+    count = processes(nproc, kind, spec.partition.tiles)
+    _tell(prepared, kind, count, say)
+    found = _report(prepared, count)
+    check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
+    if resume is None:
+        run = RunFolder.create(output_dir, spec.name)
+        write(prepared, run)
+    else:
+        run = RunFolder.open(resume)
+        _same_scene(run, prepared)
+        save_scene(prepared.scene, run.scene)
+    run.update(steps=spec.train.steps)
+    say(f"run        {run.path}")
+    job = Job("fit", str(run.path), kind, resume=resume is not None)
+    with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
+        _do(job, run, count)
+    return _summary(run, say)
+
+
+def plan(
+    scene_path: Path,
+    output_dir: Path,
+    nproc: int | None,
+    device: str,
+    overrides: Sequence[str],
+    skip_missing: bool,
+    say: Speaker,
+) -> dict[str, Any]:
+    """Cut the scene, print what it will cost, and draw it; refuses what will not fit."""
+    kind = _kind(device)
+    prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
+    spec = prepared.scene.spec
+    count = processes(nproc, kind, spec.partition.tiles)
+    _tell(prepared, kind, count, say)
+    found = _report(prepared, count)
+    show(found, say.console)
+    folder = output_dir / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "plan.json", prepared.plan.to_json())
+    capture = prepared.capture
+    cameras = prepared.world.points(capture.poses()[:, :, 3])
+    places = prepared.world.points(capture.points)
+    target = folder / "plan.png"
+    picture(prepared.plan, cameras, places, capture.point_colours, target, prepared.world.scale)
+    say(f"written    {folder / 'plan.json'} and {target}")
+    check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
+    return {**found.as_json(), "plan": str(folder / "plan.json"), "picture": str(target)}
+
+
+def evaluate(
+    run_path: Path | None, output_dir: Path, nproc: int | None, device: str, say: Speaker
+) -> dict[str, Any]:
+    """Score the newest checkpoint of a run."""
+    run = _run(run_path, output_dir, say)
+    kind = _kind(device)
+    count = processes(nproc, kind, len(read_back(run).plan))
+    _do(Job("evaluate", str(run.path), kind), run, count)
+    return _summary(run, say)
+
+
+def render(
+    run_path: Path | None,
+    output_dir: Path,
+    views: str,
+    frames: int,
+    nproc: int | None,
+    device: str,
+    say: Speaker,
+) -> None:
+    """Render the newest checkpoint of a run."""
+    run = _run(run_path, output_dir, say)
+    kind = _kind(device)
+    count = processes(nproc, kind, len(read_back(run).plan))
+    start = time.monotonic()
+    _do(Job("render", str(run.path), kind, views=views, frames=frames), run, count)
+    say(f"pictures   {run.renders / views}, in {time.monotonic() - start:.0f} s")
+
+
+def processes(asked: int | None, kind: str, tiles: int) -> int:
+    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
+
+    On a CPU a process a core with one thread each beats one process with many threads: the
+    tensors of a step are too small to share out among threads.
+
+    Raises
+    ------
+    UserError: more were asked for than there are tiles.
+    """
+    if launch.is_worker():
+        return int(os.environ["WORLD_SIZE"])
+    if asked is not None:
+        if asked > tiles:
+            raise UserError(
+                f"--nproc {asked}: the scene has {tiles} tiles and each process needs one; pass "
+                f"at most {tiles}, or raise partition.tiles."
+            )
+        return asked
+    units = torch.cuda.device_count() if kind == "cuda" else len(os.sched_getaffinity(0))
+    return max(1, min(units, tiles))
+
+
+def _kind(device: str) -> Literal["cpu", "cuda"]:
+    return "cuda" if choose_device(device).type == "cuda" else "cpu"
+
+
+def _sharing(kind: str, count: int) -> int:
+    return count if kind == "cpu" else 1
+
+
+def _do(job: Job, run: RunFolder, count: int) -> None:
+    """Run a job here, or as several ranks; leaves with 130 or 143 where a signal stopped it."""
+    if count == 1 or launch.is_worker():
+        code = work(job)
+    else:
+        path = job.write(run.path / "job.json")
+        code = launch.launch("nerfxl.worker", path, count, run.logs)
+    if code:
+        raise SystemExit(code)
+
+
+def _run(path: Path | None, output_dir: Path, say: Speaker) -> RunFolder:
+    run = RunFolder.newest(output_dir) if path is None else RunFolder.open(path)
+    say(f"run        {run.path}")
+    return run
+
+
+def _tell(prepared: Prepared, kind: str, count: int, say: Speaker) -> None:
+    capture, spec = prepared.capture, prepared.scene.spec
+    note = f" ({capture.note})" if capture.note else ""
+    say(f"capture    {capture.root}{note}")
+    tests = len(capture.test)
+    width, height = capture.views[0].camera.width, capture.views[0].camera.height
+    say(
+        f"           {capture.format}, {len(capture.views)} views of {width} x {height}, {tests} "
+        f"of them held out, {len(capture.points):,} points"
+    )
+    if capture.skipped:
+        say(f"           without {len(capture.skipped)} missing: {', '.join(capture.skipped)}")
+    say(f"bounds     {prepared.bounds.reason}")
+    reach = "outside contracted into the border tiles" if prepared.plan.open else "closed"
+    say(f"tiles      {len(prepared.plan)}, {reach}, sampling by {spec.sampling.method}")
+    plural = "es" if count > 1 else ""
+    say(f"device     {kind}, {count} process{plural}, profile {prepared.scene.profile or 'none'}")
+
+
+def _report(prepared: Prepared, ranks: int) -> PlanReport:
+    spec, capture = prepared.scene.spec, prepared.capture
+    per_tile, shared = parameter_counts(spec)
+    cameras = (view.camera for view in capture.train)
+    return report(
+        prepared.plan,
+        prepared.points,
+        some_rays(capture, prepared.world, PLANNING_RAYS, spec.seed),
+        near=near_plane(spec, prepared.world, prepared.plan.open),
+        far=FAR,
+        scale=prepared.world.scale,
+        parameters_per_tile=per_tile,
+        shared_parameters=shared,
+        image_bytes=3 * sum(camera.width * camera.height for camera in cameras),
+        sample_budget=samples_a_step(spec),
+        bytes_per_sample=BYTES_A_SAMPLE,
+        ranks=ranks,
+    )
+
+
+def samples_a_step(spec: SceneSpec) -> int:
+    """Samples of the field in flight in a step, at most."""
+    if spec.sampling.method == "occupancy":
+        return spec.sampling.budget
+    return spec.train.rays * (spec.sampling.samples + spec.partition.tiles)
+
+
+def _same_scene(run: RunFolder, prepared: Prepared) -> None:
+    """Refuse to resume a run with another scene; only the number of steps may differ."""
+    before = read_back(run)
+    new = prepared.scene.spec
+    old_train = before.spec.train.model_copy(update={"steps": new.train.steps})
+    old = before.spec.model_copy(update={"train": old_train})
+    pieces = ("seed", "bounds", "partition", "field", "sampling", "train", "cameras")
+    changed = [name for name in pieces if getattr(old, name) != getattr(new, name)]
+    if changed or before.plan != prepared.plan:
+        what = ", ".join(changed) or "the plan (the capture is another one)"
+        raise UserError(
+            f"{run.path}: cannot go on with {prepared.scene.path}: {what} differs from the run's "
+            f"{run.scene.name}; only train.steps may. Start a new run, or resume with "
+            f"{run.scene}."
+        )
+
+
+def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
+    folder = max(run.eval.glob("step-*"))
+    summary: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    if summary["psnr"] is None:
+        say("scores     none: no view is held out")
+    else:
+        ssim = "" if summary["ssim"] is None else f", SSIM {summary['ssim']:.4f}"
+        say(
+            f"scores     PSNR {summary['psnr']:.2f} dB{ssim} over {summary['images']} held-out "
+            f"views, after {summary['step']:,} steps in {summary['train_seconds']:.0f} s"
+        )
+    peaks = ", ".join(f"{peak / 2**30:.2f}" for peak in summary["peak_memory_per_rank"])
+    say(f"memory     {peaks} GiB at most, a rank")
+    say(f"pictures   {folder}")
+    return {**summary, "run": str(run.path), "pictures": str(folder)}

@@ -1,0 +1,226 @@
+"""One tile's radiance field, and what all tiles share."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import torch
+from nerfacc import OccGridEstimator
+from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
+from nerfxl_kernels.march import Domain
+from nerfxl_kernels.mlp import mlp
+from torch import Tensor, nn
+
+from nerfxl.rays import Box
+from nerfxl.spec import FieldSpec, OccupancySpec, ProposalSpec, SamplingSpec
+
+MAX_LOG_DENSITY = 12.0
+SKY_HIDDEN = 32
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random stream that depends on nothing but its key (seed, tile) or (seed, step, ...).
+
+    >>> torch.rand(2, generator=generator(1, 2)).equal(torch.rand(2, generator=generator(1, 2)))
+    True
+    """
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+class Tile(nn.Module):
+    """The field of one tile: a hash grid and a density MLP, and what tells where to sample it.
+
+    Every tensor belongs to this tile alone: none is exchanged. Initialised from (seed, index), so
+    that a run does not depend on which rank owns the tile.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        box: Box,
+        core: Box,
+        field: FieldSpec,
+        sampling: SamplingSpec,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.index = index
+        reaches_out = any(math.isinf(side) for side in (*box.low, *box.high))
+        self.domain = Domain(core.centre, max(core.size) / 2, reaches_out)
+        self.bias = field.density_bias
+        draw = generator(seed, index)
+
+        self.cells = resolutions(field.levels, field.base_resolution, field.max_resolution)
+        shape = (field.levels, 2**field.log2_table, field.features)
+        self.table = nn.Parameter((torch.rand(shape, generator=draw) - 0.5) * 2e-4)
+        widths = (field.levels * field.features, field.density_hidden, 1 + field.geometry_features)
+        self.density_layers = layers(widths, draw)
+
+        self.proposal: Proposal | None = None
+        self.occupancy: Occupancy | None = None
+        if sampling.method == "proposal":
+            base = field.base_resolution
+            self.proposal = Proposal(sampling.proposal, base, self.bias, draw)
+        else:
+            self.occupancy = Occupancy(sampling.occupancy, self.domain, seed, index)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [M] (1 / scene unit) and geometry features [M, G] at field coordinates [M, 3]."""
+        features = hash_encoding(points, self.table, self.cells, gradient_buffer(self.table))
+        out = mlp(features, tuple(self.density_layers))
+        return activate(out[:, 0], self.bias), out[:, 1:]
+
+
+class Proposal(nn.Module):
+    """A coarse density without a network: exp of the sum of a small hash grid's levels."""
+
+    def __init__(self, spec: ProposalSpec, base: int, bias: float, draw: torch.Generator) -> None:
+        super().__init__()
+        self.cells = resolutions(spec.levels, base, spec.max_resolution)
+        shape = (spec.levels, 2**spec.log2_table, 1)
+        self.table = nn.Parameter((torch.rand(shape, generator=draw) - 0.5) * 2e-4)
+        self.bias = bias
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Density [M] at field coordinates [M, 3]."""
+        features = hash_encoding(points, self.table, self.cells, gradient_buffer(self.table))
+        return activate(features.sum(-1), self.bias)
+
+
+class Occupancy(nn.Module):
+    """Which cells of the tile's field are not empty: nerfacc's grid over field coordinates."""
+
+    def __init__(self, spec: OccupancySpec, domain: Domain, seed: int, index: int) -> None:
+        super().__init__()
+        self.spec, self.domain, self.key = spec, domain, (seed, index)
+        self.grid = OccGridEstimator([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], spec.resolution, levels=1)
+        self.grid.binaries.fill_(True)  # nothing is known to be empty yet
+
+    @property
+    def cells(self) -> Tensor:
+        """Bool [R, R, R], x slowest."""
+        binaries = self.grid.binaries
+        assert isinstance(binaries, Tensor)
+        return binaries[0]
+
+    def update(self, tile: Tile, step: int) -> None:
+        """Refresh the grid from the tile's density, every `spec.every` steps."""
+
+        def opacity(points: Tensor) -> Tensor:
+            density, _ = tile(points)
+            found: Tensor = (density * self._cell_size(points))[:, None]
+            return found
+
+        with torch.random.fork_rng(), torch.no_grad():  # nerfacc draws from the global stream
+            torch.manual_seed(generator(*self.key, step).initial_seed())
+            self.grid.train()
+            self.grid.update_every_n_steps(
+                step,
+                opacity,
+                occ_thre=self.spec.threshold,
+                warmup_steps=self.spec.warmup,
+                n=self.spec.every,
+            )
+
+    def _cell_size(self, points: Tensor) -> Tensor:
+        """Edge of the cell around each field point, scene units: [M]."""
+        if not self.domain.open:
+            return points.new_full(points.shape[:1], 2 * self.domain.half / self.spec.resolution)
+        reach = (4 * points - 2).abs().amax(-1).clamp(1, 1.99)  # 2 - 1/n outside the core
+        return 4 * self.domain.half / self.spec.resolution / (2 - reach)
+
+
+class Shared(nn.Module):
+    """What all tiles share: the colour MLP, used before the exchange, and the background, after."""
+
+    def __init__(self, field: FieldSpec, seed: int) -> None:
+        super().__init__()
+        self.degree = field.sh_degree
+        draw = generator(seed, 2**32)  # no tile has this index
+        directional = field.sh_degree**2
+        hidden = (field.colour_hidden,) * field.colour_layers
+        self.colour_layers = layers((field.geometry_features + directional, *hidden, 3), draw)
+        self.sky_layers = nn.ParameterList()
+        self.constant = background_colour(field)
+        if self.constant is None:
+            self.sky_layers = layers((directional, SKY_HIDDEN, 3), draw)
+
+    def colour(self, geometry: Tensor, harmonics: Tensor) -> Tensor:
+        """Colour [M, 3] in (0, 1) of geometry features [M, G] seen along directions [M, d^2]."""
+        return mlp(torch.cat([geometry, harmonics], -1), tuple(self.colour_layers)).sigmoid()
+
+    def background(self, harmonics: Tensor) -> Tensor:
+        """Colour [N, 3] behind all tiles."""
+        if self.constant is not None:
+            return harmonics.new_tensor(self.constant).expand(len(harmonics), 3)
+        return mlp(harmonics, tuple(self.sky_layers)).sigmoid()
+
+    def before_exchange(self) -> list[Tensor]:
+        """Parameters used inside tiles: their gradients are summed over ranks."""
+        return list(self.colour_layers)
+
+
+def background_colour(field: FieldSpec) -> tuple[float, float, float] | None:
+    """The constant background, or None where the sky is learned."""
+    named = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "sky": None}
+    if isinstance(field.background, str):
+        return named[field.background]
+    red, green, blue = field.background
+    return (red, green, blue)
+
+
+def gradient_buffer(table: Tensor) -> Tensor | None:
+    """The table's own gradient, kept from step to step and cleared by the optimiser."""
+    if not (table.requires_grad and torch.is_grad_enabled()):
+        return None
+    if table.grad is None:
+        table.grad = torch.zeros_like(table)
+    return table.grad
+
+
+def layers(widths: tuple[int, ...], draw: torch.Generator) -> nn.ParameterList:
+    """Weights [D_i, D_i+1] of a bias-free MLP, uniform within sqrt(6 / (D_i + D_i+1)) (Glorot)."""
+    weights = nn.ParameterList()
+    for wide, narrow in pairwise(widths):
+        bound = math.sqrt(6 / (wide + narrow))
+        weights.append((torch.rand(wide, narrow, generator=draw) * 2 - 1) * bound)
+    return weights
+
+
+def activate(log_density: Tensor, bias: float) -> Tensor:
+    """exp(x + bias), the exponent held below a bound beyond which nothing more is seen."""
+    return (log_density + bias).clamp(max=MAX_LOG_DENSITY).exp()
+
+
+def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
+    """Real spherical harmonics of unit vectors, bands 0 to degree - 1: [N, 3] -> [N, degree^2].
+
+    Orthonormal on the sphere, without the Condon-Shortley phase's sign conventions mattering:
+    an MLP follows.
+    """
+    x, y, z = directions.unbind(-1)
+    out = [torch.full_like(x, 0.28209479177387814)]
+    if degree > 1:
+        out += [0.4886025119029199 * y, 0.4886025119029199 * z, 0.4886025119029199 * x]
+    if degree > 2:
+        out += [
+            1.0925484305920792 * x * y,
+            1.0925484305920792 * y * z,
+            0.31539156525252005 * (3 * z * z - 1),
+            1.0925484305920792 * x * z,
+            0.5462742152960396 * (x * x - y * y),
+        ]
+    if degree > 3:
+        out += [
+            0.5900435899266435 * y * (3 * x * x - y * y),
+            2.890611442640554 * x * y * z,
+            0.4570457994644658 * y * (5 * z * z - 1),
+            0.3731763325901154 * z * (5 * z * z - 3),
+            0.4570457994644658 * x * (5 * z * z - 1),
+            1.445305721320277 * z * (x * x - y * y),
+            0.5900435899266435 * x * (x * x - 3 * y * y),
+        ]
+    return torch.stack(out, -1)

@@ -1,0 +1,65 @@
+"""The tiles of one rank and what they share: built from a spec, stored as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nerfxl.checkpoint import Checkpoint
+from nerfxl.exchange import Gather
+from nerfxl.field import Shared, Tile
+from nerfxl.optimiser import Optimiser
+from nerfxl.partition import Plan
+from nerfxl.ranks import Ranks
+from nerfxl.render import Renderer
+from nerfxl.spec import SceneSpec
+
+
+class Model:
+    """What one rank holds of a scene, and the renderer over it."""
+
+    def __init__(self, spec: SceneSpec, plan: Plan, near: float, ranks: Ranks) -> None:
+        self.exchange = Gather(ranks, len(plan))
+        self.tiles = [
+            Tile(k, plan.tiles[k], plan.cores[k], spec.field, spec.sampling, spec.seed).to(
+                ranks.device
+            )
+            for k in self.exchange.own
+        ]
+        self.shared = Shared(spec.field, spec.seed).to(ranks.device)
+        self.renderer = Renderer(plan, self.tiles, self.shared, spec.sampling, near, self.exchange)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take the fields of a checkpoint; what else it holds is left."""
+        for tile in self.tiles:
+            _fill(tile, checkpoint.tiles[tile.index])
+        _fill(self.shared, checkpoint.shared)
+
+    def optimisers(self, eps: float) -> list[Optimiser]:
+        """One a tile, and the shared parameters' last."""
+        modules = [*self.tiles, self.shared]
+        return [Optimiser(dict(module.named_parameters()), eps) for module in modules]
+
+
+def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
+    """Parameters of one tile, and of what all tiles share, without allocating them."""
+    field, proposal = spec.field, spec.sampling.proposal
+    tile = field.levels * 2**field.log2_table * field.features
+    inputs = field.levels * field.features
+    tile += inputs * field.density_hidden + field.density_hidden * (1 + field.geometry_features)
+    if spec.sampling.method == "proposal":
+        tile += proposal.levels * 2**proposal.log2_table
+    shared = sum(p.numel() for p in Shared(field, spec.seed).parameters())
+    return tile, shared
+
+
+def stored(module: torch.nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
+    """A module's tensors and its optimiser's, under names free of any rank."""
+    return {**module.state_dict(), **optimiser.state()}
+
+
+def _fill(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    own = module.state_dict()
+    module.load_state_dict({name: tensors[name] for name in own})

@@ -1,0 +1,219 @@
+"""Scene file -> capture, world, plan: everything that is decided before training starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nerfxl.cameras import Camera
+from nerfxl.captures import Capture, Split, View, read_capture
+from nerfxl.errors import UserError
+from nerfxl.field import generator
+from nerfxl.partition import Plan, plan
+from nerfxl.rays import Rays
+from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.scene_file import Scene, choose_candidate, load_scene, save_scene
+from nerfxl.spec import CaptureSpec, SceneSpec, SplitEvery, SplitLists
+from nerfxl.world import Bounds, WorldTransform, estimate_bounds, orientation
+
+NEAR_OPEN = 0.005  # scene units: among the tiles, rays start this far from the camera
+STAND_IN_POINTS = 20_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A capture placed in its world and cut into tiles. points: [P, 3], scene coordinates."""
+
+    scene: Scene
+    capture: Capture
+    bounds: Bounds
+    world: WorldTransform
+    points: Tensor
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to be rendered: all that is needed of a view, without its photograph.
+
+    pose: [3, 4] camera-to-world, source coordinates.
+    """
+
+    name: str
+    camera: Camera
+    pose: NDArray[np.float64]
+    test: bool
+
+
+def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
+    """Read the capture, choose the bounds, cut the plan; decodes no image.
+
+    Raises
+    ------
+    UserError: the capture is not there or cannot be used.
+    """
+    spec = scene.spec
+    folder, note = choose_candidate(scene)
+    capture = read(spec.capture, folder, note, skip_missing)
+    poses = capture.poses()
+    rotation = orientation(spec.capture.orientation, poses, capture.points)
+    bounds = estimate_bounds(
+        capture.points,
+        poses,
+        sights=capture.sights(),
+        rotation=rotation,
+        quantile=spec.bounds.quantile,
+        margin=spec.bounds.margin,
+        box=None if spec.bounds.box == "auto" else spec.bounds.box,
+        outside=spec.bounds.outside,
+        isolated=capture.isolated,
+    )
+    world = bounds.transform(rotation)
+    is_open = bounds.outside == "contract"
+    points = torch.from_numpy(world.points(capture.points)).float()
+    if not len(points):
+        points = _stand_ins(capture, world, bounds, spec)
+    cut = plan(points, bounds.scene_box, spec.partition.tiles, is_open)
+    return Prepared(scene, capture, bounds, world, points, cut)
+
+
+def read(spec: CaptureSpec, folder: Path, note: str, skip_missing: bool) -> Capture:
+    """The capture that the spec describes, from its chosen folder."""
+    return read_capture(
+        folder,
+        format=spec.format,
+        downscale=spec.downscale,
+        split=_split(spec),
+        max_megapixels=spec.max_megapixels,
+        skip_missing=skip_missing,
+        note=note,
+    )
+
+
+def near_plane(spec: SceneSpec, world: WorldTransform, is_open: bool) -> float:
+    """Where rays start, scene units."""
+    if spec.sampling.near == "auto":
+        return NEAR_OPEN if is_open else 0.0
+    return float(spec.sampling.near) * world.scale
+
+
+def some_rays(capture: Capture, world: WorldTransform, count: int, seed: int) -> Rays:
+    """Random training rays, scene coordinates, without looking at any pixel."""
+    sights = np.stack([view.camera.fan(9) @ view.pose[:, :3].T for view in capture.train])
+    directions = torch.from_numpy(sights @ world.rotation.T).flatten(0, 1)
+    centres = np.stack([view.pose[:, 3] for view in capture.train])
+    origins = torch.from_numpy(world.points(centres)).repeat_interleave(sights.shape[1], 0)
+    good = directions.isfinite().all(-1).nonzero()[:, 0]
+    draw = torch.randint(len(good), (count,), generator=generator(seed, 0))
+    chosen = good[draw]
+    return Rays(origins[chosen].float(), directions[chosen].float())
+
+
+def write(prepared: Prepared, run: RunFolder) -> None:
+    """Store in the run folder what every rank, and every later command, reads back."""
+    save_scene(prepared.scene, run.scene)
+    write_atomic(run.plan, prepared.plan.to_json())
+    write_atomic(run.scene_transform, prepared.world.to_json())
+    shots = [
+        {
+            "name": view.name,
+            "test": view.test,
+            "camera": asdict(view.camera),
+            "pose": view.pose.tolist(),
+        }
+        for view in prepared.capture.views
+    ]
+    write_atomic(_cameras(run), json.dumps({"format": "nerfxl-cameras", "views": shots}))
+
+
+@dataclass(frozen=True)
+class RunScene:
+    """What a run folder says of its scene: enough to render, without the photographs."""
+
+    spec: SceneSpec
+    plan: Plan
+    world: WorldTransform
+    shots: tuple[Shot, ...]
+
+    @property
+    def near(self) -> float:
+        """Where rays start, scene units."""
+        return near_plane(self.spec, self.world, self.plan.open)
+
+
+def read_back(run: RunFolder) -> RunScene:
+    """Read what `write` stored.
+
+    Raises
+    ------
+    UserError: a file is missing or damaged.
+    """
+    spec = load_scene(run.scene, device="cpu").spec  # resolved: no profile is left in it
+    try:
+        plan_text = run.plan.read_text()
+        document = json.loads(_cameras(run).read_text())
+        shots = tuple(
+            Shot(
+                entry["name"],
+                Camera(**{**entry["camera"], "params": tuple(entry["camera"]["params"])}),
+                np.array(entry["pose"]),
+                entry["test"],
+            )
+            for entry in document["views"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.path}: the run cannot be read: {error}.") from error
+    cut = Plan.from_json(plan_text, str(run.plan))
+    return RunScene(spec, cut, WorldTransform.load(run.scene_transform), shots)
+
+
+def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Capture:
+    """The capture of a run, with the split that the run started with."""
+    scene = load_scene(run.scene, device="cpu")
+    folder, note = choose_candidate(scene)
+    train = tuple(shot.name for shot in shots if not shot.test)
+    test = tuple(shot.name for shot in shots if shot.test)
+    capture = spec.capture
+    return read_capture(
+        folder,
+        format=capture.format,
+        downscale=capture.downscale,
+        split=Split(train=train, test=test),
+        max_megapixels=capture.max_megapixels,
+        skip_missing=True,
+        note=note,
+    )
+
+
+def _cameras(run: RunFolder) -> Path:
+    return run.path / "cameras.json"
+
+
+def _split(spec: CaptureSpec) -> Split:
+    if isinstance(spec.split, SplitEvery):
+        return Split(every=spec.split.every)
+    if isinstance(spec.split, SplitLists):
+        return Split(train=tuple(spec.split.train), test=tuple(spec.split.test))
+    return Split()
+
+
+def _stand_ins(capture: Capture, world: WorldTransform, bounds: Bounds, spec: SceneSpec) -> Tensor:
+    """Places along random training rays inside the box, where a capture has no points (NeRF-XL)."""
+    rays = some_rays(capture, world, STAND_IN_POINTS, spec.seed)
+    whole = plan(torch.zeros(0, 3), bounds.scene_box, 1, open=False)
+    inside = whole.intervals(rays, 0.0, torch.inf)[0]
+    share = torch.rand(len(rays), generator=generator(spec.seed, 1))
+    t = inside[:, 0] + share * (inside[:, 1] - inside[:, 0])
+    return rays.at(t)[inside[:, 1] > inside[:, 0]]
+
+
+def views_by_name(views: Sequence[View]) -> dict[str, View]:
+    """Views by name."""
+    return {view.name: view for view in views}

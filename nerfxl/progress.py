@@ -1,0 +1,89 @@
+"""What a user sees while a run trains: the newest line of metrics.jsonl, told as it grows."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+POLL_SECONDS = 0.5
+PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw on
+
+
+@contextmanager
+def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Iterator[None]:
+    """Show the run whose ranks append to `metrics` while the block lasts."""
+    if quiet:
+        yield
+        return
+    done = threading.Event()
+    show = _live if console.is_terminal else _plain
+    thread = threading.Thread(target=show, args=(metrics, steps, console, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=5)
+
+
+def told(line: dict[str, Any]) -> str:
+    """One line of metrics in words."""
+    memory = line["peak_memory_rank_0"] / 2**30
+    return (
+        f"loss {line['loss']:.5f}  PSNR {line['psnr']:.2f} dB  "
+        f"{line['rays_per_second']:,.0f} rays/s  {line['steps_per_second']:.1f} steps/s  "
+        f"{line['samples_per_ray_rank_0']:.1f} samples a ray and {memory:.2f} GiB on rank 0"
+    )
+
+
+def _live(metrics: Path, steps: int, console: Console, done: threading.Event) -> None:
+    columns = (
+        TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=steps)
+        for line in _lines(metrics, done):
+            progress.update(task, completed=line["step"], description=told(line))
+
+
+def _plain(metrics: Path, steps: int, console: Console, done: threading.Event) -> None:
+    said = 0.0
+    for line in _lines(metrics, done):
+        now = time.monotonic()
+        if now - said >= PLAIN_SECONDS or line["step"] == steps:
+            said = now
+            left = (steps - line["step"]) / line["steps_per_second"]
+            console.print(
+                f"step {line['step']:,} of {steps:,}  {told(line)}  {left:,.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _lines(metrics: Path, done: threading.Event) -> Iterator[dict[str, Any]]:
+    """Whole lines of the file as they come, from its present end on; one look more when done."""
+    at = metrics.stat().st_size if metrics.exists() else 0
+    while True:
+        last = done.wait(POLL_SECONDS)
+        if metrics.exists():
+            with metrics.open("rb") as file:
+                file.seek(at)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            at += len(whole)
+            for line in whole.splitlines():
+                yield json.loads(line)
+        if last:
+            return

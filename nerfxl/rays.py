@@ -1,0 +1,114 @@
+"""The nouns that travel: Rays, Box, Segment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TAU, MOMENT, DISTORTION, COLOUR = 0, 1, 2, slice(3, 6)
+SEGMENT_WIDTH = 6
+
+
+@dataclass(frozen=True)
+class Rays:
+    """A bundle of N rays in scene coordinates.
+
+    origins: [N, 3]. directions: [N, 3], unit length, so that t is a ray distance.
+    """
+
+    origins: Tensor
+    directions: Tensor
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Rays:
+        return Rays(self.origins[index], self.directions[index])
+
+    def at(self, t: Tensor) -> Tensor:
+        """Points at distances t: [N] -> [N, 3]."""
+        return self.origins + t[:, None] * self.directions
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned box; a side may be infinite."""
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Edge lengths, scene units."""
+        return (
+            self.high[0] - self.low[0],
+            self.high[1] - self.low[1],
+            self.high[2] - self.low[2],
+        )
+
+    @property
+    def centre(self) -> tuple[float, float, float]:
+        """Centre, scene units."""
+        return (
+            (self.low[0] + self.high[0]) / 2,
+            (self.low[1] + self.high[1]) / 2,
+            (self.low[2] + self.high[2]) / 2,
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is known of N rays along one stretch: a view of six columns (method: NeRF-XL sec. 4.3).
+
+    values: [..., 6] = (tau, moment, distortion, red, green, blue), all local to the stretch
+    (transmittance restarts at 1 at its entry):
+
+        tau         -log transmittance; opacity A = 1 - exp(-tau)
+        moment      D = sum_i w_i m_i, not divided by A
+        distortion  L = sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 delta_i
+        colour      C = sum_i w_i c_i
+    """
+
+    values: Tensor
+
+    @property
+    def tau(self) -> Tensor:
+        """[...]."""
+        return self.values[..., TAU]
+
+    @property
+    def opacity(self) -> Tensor:
+        """A = 1 - T: [...]."""
+        return -torch.expm1(-self.values[..., TAU])
+
+    @property
+    def moment(self) -> Tensor:
+        """[...]."""
+        return self.values[..., MOMENT]
+
+    @property
+    def distortion(self) -> Tensor:
+        """[...]."""
+        return self.values[..., DISTORTION]
+
+    @property
+    def colour(self) -> Tensor:
+        """[..., 3]."""
+        return self.values[..., COLOUR]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """N rendered pixels.
+
+    colour: [N, 3] with the background. depth: [N], ray distance, scene units. opacity: [N].
+    distortion: [N]. samples: how many samples of the field were asked, on this rank.
+    """
+
+    colour: Tensor
+    depth: Tensor
+    opacity: Tensor
+    distortion: Tensor
+    samples: int

@@ -1,0 +1,207 @@
+"""The training loop: every rank draws the same rays, renders through its tiles, learns its own."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nerfxl import checkpoint
+from nerfxl.captures import load_image, load_mask
+from nerfxl.errors import UserError
+from nerfxl.evaluate import evaluate, peak_memory
+from nerfxl.field import background_colour
+from nerfxl.losses import loss
+from nerfxl.model import Model, stored
+from nerfxl.optimiser import Optimiser, learning_rate
+from nerfxl.pixels import PixelPool, jitter
+from nerfxl.prepare import RunScene, photographs, read_back
+from nerfxl.ranks import Ranks
+from nerfxl.runs import MetricsLog, RunFolder
+from nerfxl.spec import SceneSpec
+
+KEEP_CHECKPOINTS = 2
+
+
+class StoppedError(Exception):
+    """The run was asked to stop and has written its checkpoint; signal: which asked."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+@dataclass
+class Tally:
+    """Sums since the last line of metrics."""
+
+    started: float
+    error: float = 0.0
+    steps: int = 0
+    samples: int = 0
+
+
+def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
+    """Train the run's scene to its last step, store it and score it; a collective.
+
+    Raises
+    ------
+    UserError: a photograph cannot be read; a loss or gradient is not finite.
+    StoppedError: a signal asked to stop; all ranks stop at the same step, after a checkpoint.
+    """
+    scene = read_back(run)
+    spec, train = scene.spec, scene.spec.train
+    model = Model(spec, scene.plan, scene.near, ranks)
+    optimisers = model.optimisers(train.eps)
+    first, seconds = 0, 0.0
+    if resume:
+        first, seconds = _take_up(run, model, optimisers, ranks)
+    pool = _pool(run, scene, ranks)
+    log = MetricsLog(run.metrics) if ranks.first else None
+
+    def save(step: int) -> None:
+        tiles = {t.index: stored(t, o) for t, o in zip(model.tiles, optimisers, strict=False)}
+        shared = stored(model.shared, optimisers[-1])
+        meta = {"train_seconds": seconds + time.monotonic() - start}
+        checkpoint.save(run.checkpoints, step, tiles, shared, meta, ranks, KEEP_CHECKPOINTS)
+
+    start = time.monotonic()
+    tally = Tally(start)
+    with _signals() as asked:
+        for step in range(first + 1, train.steps + 1):
+            rays, truth = pool.batch(spec.seed, step, train.rays)
+            shift = jitter(spec.seed, step, train.rays, ranks.device)
+            pixels, proposal_loss = model.renderer(
+                rays, shift, padding(step, spec), learns_proposal(step, spec)
+            )
+            total, error = loss(pixels, truth, train.losses)
+            (total + spec.sampling.proposal.weight * proposal_loss).backward()  # type: ignore[no-untyped-call]
+            _check(step, (total + proposal_loss).detach(), model, ranks)
+            model.exchange.sum_shared_gradients(model.shared.before_exchange())
+            for optimiser in optimisers:
+                optimiser.step(step, learning_rate(step, train))
+            for tile in model.tiles:
+                if tile.occupancy is not None:
+                    tile.occupancy.update(tile, step - 1)
+
+            tally.error += float(error)
+            tally.steps += 1
+            tally.samples += pixels.samples
+            last = step == train.steps
+            if log and (step % train.log_every == 0 or last):
+                log.append(_line(step, tally, spec, proposal_loss, ranks))
+                run.update(step=step)
+                tally = Tally(time.monotonic())
+            stop = ranks.any(bool(asked))
+            periodic = train.checkpoint_every and step % train.checkpoint_every == 0
+            if last or stop or periodic:
+                save(step)
+            if stop and not last:
+                if ranks.first:
+                    run.update(step=step)
+                raise StoppedError(asked[0] if asked else signal.SIGINT)
+            if train.eval_every and step % train.eval_every == 0 and not last:
+                evaluate(run, scene, model, ranks, step, seconds + time.monotonic() - start)
+    evaluate(run, scene, model, ranks, train.steps, seconds + time.monotonic() - start)
+
+
+def padding(step: int, spec: SceneSpec) -> float:
+    """How evenly samples are spread: evenly at first, then as the proposal says."""
+    warmup = spec.sampling.proposal.warmup
+    even = 1 - step / warmup if warmup else 0.0
+    return max(spec.sampling.proposal.padding, even)
+
+
+def learns_proposal(step: int, spec: SceneSpec) -> bool:
+    """Whether the proposals take a gradient at this step."""
+    proposal = spec.sampling.proposal
+    due = step <= proposal.warmup or step % proposal.every == 0
+    return spec.sampling.method == "proposal" and due
+
+
+def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
+    views = photographs(run, scene.spec, scene.shots).train
+    return PixelPool(
+        views,
+        [load_image(view) for view in views],
+        [load_mask(view) for view in views],
+        scene.world,
+        background_colour(scene.spec.field),
+        ranks.device,
+    )
+
+
+def _take_up(
+    run: RunFolder, model: Model, optimisers: list[Optimiser], ranks: Ranks
+) -> tuple[int, float]:
+    """Load the newest checkpoint: steps done and seconds spent."""
+    found = checkpoint.load(
+        run.checkpoints, model.exchange.own, ranks.device, len(model.renderer.plan)
+    )
+    model.load(found)
+    for tile, optimiser in zip(model.tiles, optimisers, strict=False):
+        optimiser.load(found.tiles[tile.index])
+    optimisers[-1].load(found.shared)
+    return found.step, float(found.meta.get("train_seconds", 0.0))
+
+
+def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
+    """Raise on every rank if a loss or a gradient is not finite, naming the tile.
+
+    A sample's bad gradient reaches its tile's density layers, where every sample adds up.
+    """
+    bad = [
+        tile.index
+        for tile in model.tiles
+        for weight in tile.density_layers
+        if weight.grad is not None and not math.isfinite(float(weight.grad.sum()))
+    ]
+    if not ranks.any(bool(bad) or not math.isfinite(float(total))):
+        return
+    found = torch.tensor([bad[0] if bad else -1], device=ranks.device)
+    tile = int(ranks.all_gather(found, [1] * ranks.size).max())
+    where = f"the gradient of tile {tile}" if tile >= 0 else "the loss"
+    raise UserError(
+        f"step {step}: {where} is not finite. The last checkpoint is kept; go on from it with a "
+        "lower train.learning_rate, and look at the images that this tile sees."
+    )
+
+
+def _line(
+    step: int, tally: Tally, spec: SceneSpec, proposal_loss: Tensor, ranks: Ranks
+) -> dict[str, object]:
+    seconds = time.monotonic() - tally.started
+    mse = tally.error / tally.steps
+    rays = tally.steps * spec.train.rays
+    return {
+        "step": step,
+        "loss": mse,
+        "psnr": -10 * math.log10(max(mse, 1e-10)),
+        "proposal_loss": float(proposal_loss.detach()),
+        "learning_rate": learning_rate(step, spec.train),
+        "rays_per_second": rays / seconds,
+        "steps_per_second": tally.steps / seconds,
+        "samples_per_ray_rank_0": tally.samples / rays,
+        "peak_memory_rank_0": peak_memory(ranks.device),
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in place of dying of them."""
+    asked: list[int] = []
+    old = {
+        number: signal.signal(number, lambda n, _: asked.append(n))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,97 @@
+"""What every rank runs: `python -m nerfxl.worker JOB.json`, started by nerfxl or by torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nerfxl.errors import UserError
+from nerfxl.runs import RunFolder, write_atomic
+
+if TYPE_CHECKING:
+    from nerfxl.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Job:
+    """One collective task on one run; a small JSON file, read by every rank.
+
+    views: 'test', 'train', 'all' or 'orbit', of a render.
+    """
+
+    task: Literal["fit", "evaluate", "render"]
+    run: str
+    device: str
+    resume: bool = False
+    views: str = "test"
+    frames: int = 60
+
+    def write(self, path: Path) -> Path:
+        """Store the job for the ranks to read."""
+        write_atomic(path, json.dumps(asdict(self)))
+        return path
+
+
+def work(job: Job) -> int:
+    """Do a job as one of the ranks; the exit code.
+
+    Raises
+    ------
+    UserError: as the task does.
+    """
+    from nerfxl.ranks import Ranks
+    from nerfxl.train import StoppedError, fit
+
+    run = RunFolder.open(Path(job.run))
+    with Ranks.from_environment(job.device) as ranks:
+        try:
+            if job.task == "fit":
+                fit(run, ranks, job.resume)
+            else:
+                _from_checkpoint(job, run, ranks)
+        except StoppedError as stopped:
+            return 128 + stopped.signal
+    return 0
+
+
+def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
+    """Load the newest checkpoint and render or score it."""
+    from nerfxl import checkpoint
+    from nerfxl.evaluate import evaluate, orbit_shots, render
+    from nerfxl.model import Model
+    from nerfxl.prepare import read_back
+
+    scene = read_back(run)
+    model = Model(scene.spec, scene.plan, scene.near, ranks)
+    found = checkpoint.load(run.checkpoints, model.exchange.own, ranks.device, len(scene.plan))
+    model.load(found)
+    if job.task == "evaluate":
+        seconds = float(found.meta.get("train_seconds", 0.0))
+        evaluate(run, scene, model, ranks, found.step, seconds)
+        return
+    if job.views == "orbit":
+        shots = orbit_shots(scene, job.frames)
+    else:
+        wanted = {"test": (True,), "train": (False,), "all": (False, True)}[job.views]
+        shots = [shot for shot in scene.shots if shot.test in wanted]
+    render(run, scene, model, ranks, shots, job.views)
+
+
+def main() -> None:
+    """Run the job file named on the command line; errors of the user's go to stderr, exit 2."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m nerfxl.worker JOB.json")
+    job = Job(**json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        code = work(job)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

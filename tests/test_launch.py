@@ -1,0 +1,218 @@
+"""Launching: real processes that succeed, fail, are killed, are interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nerfxl.launch import Failure, RankFailedError, cause, is_worker, launch
+
+Launch = Callable[[str, int], int]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """Launch a worker given as source; it finds its rank in `r` and tmp_path in `here`."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+
+    def run(source: str, nproc: int) -> int:
+        head = (
+            "import os, signal, sys, time\nfrom pathlib import Path\n"
+            "r = os.environ['RANK']\nhere = Path(sys.argv[1])\n"
+        )
+        (tmp_path / "toy_worker.py").write_text(head + source)
+        return launch("toy_worker", tmp_path, nproc, tmp_path / "logs")
+
+    return run
+
+
+def log(tmp_path: Path, rank: int) -> str:
+    return (tmp_path / "logs" / f"rank-{rank}.log").read_text()
+
+
+def test_rank_0_speaks_and_all_ranks_write_their_logs(
+    start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment, handler = dict(os.environ), signal.getsignal(signal.SIGINT)
+    source = """
+print(f"rank {r} of {os.environ['WORLD_SIZE']} at {os.environ['MASTER_ADDR']}, {sys.argv[1:]}")
+print("warning", r, file=sys.stderr)
+"""
+    assert start(source, 2) == 0
+    said = [f"rank {r} of 2 at 127.0.0.1, {[str(tmp_path)]}\nwarning {r}\n" for r in range(2)]
+    assert log(tmp_path, 0) == said[0]
+    assert log(tmp_path, 1) == said[1]
+    captured = capsys.readouterr()
+    assert captured.out == said[0]
+    assert captured.err == ""
+    # And this process is as before.
+    assert dict(os.environ) == environment
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    # A second start in the same folder keeps the first one's logs.
+    assert start("print('again')", 2) == 0
+    assert log(tmp_path, 1) == "again\n"
+    assert (tmp_path / "logs" / "rank-1.1.log").read_text() == said[1]
+
+
+def test_a_failing_rank_is_named_with_its_last_words(start: Launch, tmp_path: Path) -> None:
+    source = """
+if r == "1":
+    raise RuntimeError("no density anywhere")
+time.sleep(60)
+"""
+    with pytest.raises(RankFailedError) as caught:
+        start(source, 3)
+    assert str(caught.value) == (
+        "rank 1 of 3 ended with exit code 1 (RuntimeError: no density anywhere); "
+        f"its log is {tmp_path / 'logs' / 'rank-1.log'}."
+    )
+    assert caught.value.exit_code == 1
+    assert "Traceback" in log(tmp_path, 1)
+
+
+def test_a_killed_rank_is_named(start: Launch, tmp_path: Path) -> None:
+    source = """
+if r == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+    with pytest.raises(RankFailedError) as caught:
+        start(source, 2)
+    assert str(caught.value) == (
+        "rank 1 of 2 was killed by SIGKILL (often by the system, out of memory; or it did not "
+        f"answer); its log is {tmp_path / 'logs' / 'rank-1.log'}."
+    )
+    assert caught.value.exit_code == 137
+
+
+POLITE = """
+def stop(number, frame):
+    print("stopped by", signal.Signals(number).name, flush=True)
+    raise SystemExit(128 + number)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+(here / f"ready-{r}").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_workers_are_told_to_stop_and_waited_for(
+    number: signal.Signals, code: int, start: Launch, tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: all((tmp_path / f"ready-{r}").exists() for r in range(2)))
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert start(POLITE, 2) == code
+    thread.join()
+    assert [log(tmp_path, r) for r in range(2)] == [f"stopped by {number.name}\n"] * 2
+
+
+def test_workers_that_stopped_together_by_themselves_were_interrupted(start: Launch) -> None:
+    assert start("raise SystemExit(130)", 2) == 130
+
+
+def test_a_rank_that_loses_its_peer_is_not_blamed(
+    start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+from nerfxl.ranks import Ranks
+with Ranks.from_environment("cpu") as ranks:
+    ranks.barrier()
+    if ranks.rank == 1:
+        raise RuntimeError("tile 3 is not finite")
+    ranks.barrier()
+"""
+    with pytest.raises(RankFailedError, match=r"^rank 1 of 2 ended .* tile 3 is not finite"):
+        start(source, 2)
+    # Rank 0 says one sentence and no traceback, if it was not ended before that.
+    said = capsys.readouterr().out
+    assert "Traceback" not in said
+    assert said == log(tmp_path, 0)
+
+
+def test_no_worker_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    (tmp_path / "toy_worker.py").write_text(
+        "import os, sys, time\nfrom pathlib import Path\nfrom nerfxl.ranks import Ranks\n"
+        "with Ranks.from_environment('cpu') as ranks:\n"
+        "    Path(sys.argv[1], f'pid-{ranks.rank}').write_text(str(os.getpid()))\n"
+        "    ranks.barrier()\n"
+        "    time.sleep(60)\n"
+    )
+    code = (
+        "import sys; from pathlib import Path; from nerfxl.launch import launch\n"
+        "launch('toy_worker', sys.argv[1], 2, Path(sys.argv[1], 'logs'))"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"PYTHONPATH": path}
+    )
+    try:
+        wait_for(lambda: all((tmp_path / f"pid-{r}").exists() for r in range(2)))
+        time.sleep(0.2)
+        pids = [int((tmp_path / f"pid-{r}").read_text()) for r in range(2)]
+        assert all(running(pid) for pid in pids)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    if sys.platform == "linux":
+        wait_for(lambda: not any(running(pid) for pid in pids), seconds=10)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and not a zombie that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("failures", "rank"),
+    [
+        # rank 1 was killed; 0 lost its connection, 2 was ended by the launcher
+        ([Failure(0, 1, 50), Failure(1, -9, 50), Failure(2, -15, 50)], 1),
+        # rank 2 refused its input; rank 0 hung and was killed half a minute later
+        ([Failure(2, 2, 50), Failure(0, -9, 80)], 2),
+        # an exit code of its own says more than Python's 1
+        ([Failure(0, 1, 50), Failure(3, 2, 50)], 3),
+        ([Failure(1, 1, 50), Failure(0, -15, 50)], 1),
+        # the others knew that they had lost a peer
+        ([Failure(0, os.EX_UNAVAILABLE, 50), Failure(1, 1, 50)], 1),
+        # rank 1 did not answer: all others gave up first, and it had to be killed
+        ([Failure(0, os.EX_UNAVAILABLE, 50), Failure(1, -9, 80), Failure(2, -15, 50)], 1),
+        ([Failure(1, -15, 50), Failure(2, -15, 50)], 1),
+    ],
+)
+def test_the_cause_is_told_from_its_victims(failures: list[Failure], rank: int) -> None:
+    assert cause(failures).rank == rank
+
+
+def test_a_process_with_a_rank_is_a_worker() -> None:
+    assert is_worker({"RANK": "0", "WORLD_SIZE": "2"})
+    assert not is_worker({"WORLD_SIZE": "2"})
+    assert not is_worker({})
+
+
+def test_one_process_is_not_launched(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one process needs no launcher"):
+        launch("toy_worker", "x", 1, tmp_path)
