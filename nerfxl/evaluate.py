@@ -24,8 +24,10 @@ from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.ranks import Ranks
 from nerfxl.render import Renderer
 from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.spec import SceneSpec
 
-CHUNK = 16_384  # rays rendered at once
+CHUNK = 16_384  # rays rendered at once with few samples each
+UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
 SHEET_ROWS = 6
 
 
@@ -43,8 +45,9 @@ def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.devic
     camera: Camera = shot.camera
     rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
     colours, depths = [], []
-    for start in range(0, len(rays), CHUNK):
-        part = rays[start : start + CHUNK]
+    chunk = rays_at_once(scene.spec)
+    for start in range(0, len(rays), chunk):
+        part = rays[start : start + chunk]
         still = part.origins.new_full((len(part), 2), 0.5)
         pixels, _ = renderer(part, still, scene.spec.sampling.proposal.padding)
         colours.append(pixels.colour)
@@ -52,6 +55,13 @@ def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.devic
     size = (camera.height, camera.width)
     colour = torch.cat(colours).clamp(0, 1).reshape(*size, 3)
     return Picture(colour.cpu(), (torch.cat(depths) / scene.world.scale).reshape(size).cpu())
+
+
+def rays_at_once(spec: SceneSpec) -> int:
+    """How many rays are rendered together: as many as keep memory below that of training."""
+    if spec.sampling.method == "proposal":
+        return CHUNK
+    return max(1, min(CHUNK, UNTRAINED * spec.sampling.budget // spec.sampling.occupancy.samples))
 
 
 def evaluate(

@@ -133,6 +133,15 @@ class Ranks:
             dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.group)
         return bool(raised.item())
 
+    def total(self, count: int) -> int:
+        """The sum of a whole number over ranks: the same answer on all ranks."""
+        if self.size == 1:
+            return count
+        counts = torch.tensor([count], device=self.device)
+        with _answered():
+            dist.all_reduce(counts, dist.ReduceOp.SUM, group=self.group)
+        return int(counts.item())
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         # An agreed flag cannot be known before everybody spoke; unlike dist.barrier it needs no

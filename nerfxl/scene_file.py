@@ -83,7 +83,7 @@ def save_scene(scene: Scene, path: Path) -> None:
     The capture's path becomes the absolute path of the candidate that exists. Where none does, all
     candidates are kept, made absolute, with their environment variables as they are.
     """
-    found = next((entry for entry in _entries(scene) if entry.folder and entry.exists), None)
+    found = next((entry for entry in _entries(scene) if entry.exists), None)
     if found:
         candidates = [{"path": str(found.folder), "note": found.note}]
     else:

@@ -246,18 +246,14 @@ class OccupancySpec(Strict):
     """The grid of each tile that says which space is empty."""
 
     samples: int = Field(
-        default=1024, ge=1, le=65_536, description="Samples a ray at most, over all its tiles."
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="Bins of the lattice on a whole ray; those in empty cells are left out.",
     )
     resolution: int = Field(default=128, ge=8, le=512, description="Cells along an edge.")
-    step: Annotated[Auto | Annotated[float, Field(gt=0, le=2), Tag("number")], ByForm] = Field(
-        default="auto",
-        description="Marching step, scene units (the root box is 2 long); 'auto' = from the tile.",
-    )
-    cone: float = Field(
-        default=0.004, ge=0, le=1, description="Growth of the step with distance; 0 = none."
-    )
     threshold: float = Field(
-        default=0.01, ge=0, le=1, description="Opacity of a step below which a cell is empty."
+        default=0.01, ge=0, le=1, description="Opacity of a cell below which it is empty."
     )
     every: int = Field(default=16, ge=1, le=10_000, description="Steps between its updates.")
     warmup: int = Field(
@@ -284,7 +280,11 @@ class SamplingSpec(Strict):
         description="Rays start this far from the camera, source units; 'auto' = from the box.",
     )
     budget: int = Field(
-        default=262_144, ge=1, le=2**30, description="Samples at most, a step over all rays."
+        default=262_144,
+        ge=1,
+        le=2**30,
+        description="Samples of the field in a step, over all rays: with 'occupancy' the step takes as "
+        "many rays as fit, train.rays at most.",
     )
     proposal: ProposalSpec = Field(default=ProposalSpec(), description="With method 'proposal'.")
     occupancy: OccupancySpec = Field(
@@ -464,12 +464,12 @@ def conflicts(scene: SceneSpec) -> list[tuple[tuple[str, ...], str]]:
                 "too",
             )
         )
-    if train.rays > sampling.budget:
+    if sampling.method == "proposal" and train.rays * sampling.samples > sampling.budget:
         found.append(
             (
                 ("train.rays", "sampling.budget"),
-                f"{train.rays} rays a step cannot share {sampling.budget} samples "
-                "(sampling.budget); there must be at least one sample a ray",
+                f"{train.rays} rays of {sampling.samples} samples (sampling.samples) are more than "
+                f"sampling.budget {sampling.budget}",
             )
         )
     return found

@@ -44,6 +44,7 @@ class Tally:
     started: float
     error: float = 0.0
     steps: int = 0
+    rays: int = 0
     samples: int = 0
 
 
@@ -59,24 +60,24 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     spec, train = scene.spec, scene.spec.train
     model = Model(spec, scene.plan, scene.near, ranks)
     optimisers = model.optimisers(train.eps)
-    first, seconds = 0, 0.0
+    first, seconds, count = 0, 0.0, first_rays(spec)
     if resume:
-        first, seconds = _take_up(run, model, optimisers, ranks)
+        first, seconds, count = _take_up(run, model, optimisers, ranks)
     pool = _pool(run, scene, ranks)
     log = MetricsLog(run.metrics) if ranks.first else None
 
     def save(step: int) -> None:
         tiles = {t.index: stored(t, o) for t, o in zip(model.tiles, optimisers, strict=False)}
         shared = stored(model.shared, optimisers[-1])
-        meta = {"train_seconds": seconds + time.monotonic() - start}
+        meta = {"train_seconds": seconds + time.monotonic() - start, "rays": count}
         checkpoint.save(run.checkpoints, step, tiles, shared, meta, ranks, KEEP_CHECKPOINTS)
 
     start = time.monotonic()
     tally = Tally(start)
     with _signals() as asked:
         for step in range(first + 1, train.steps + 1):
-            rays, truth = pool.batch(spec.seed, step, train.rays)
-            shift = jitter(spec.seed, step, train.rays, ranks.device)
+            rays, truth = pool.batch(spec.seed, step, count)
+            shift = jitter(spec.seed, step, count, ranks.device)
             pixels, proposal_loss = model.renderer(
                 rays, shift, padding(step, spec), learns_proposal(step, spec)
             )
@@ -92,7 +93,10 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
 
             tally.error += float(error)
             tally.steps += 1
+            tally.rays += count
             tally.samples += pixels.samples
+            if spec.sampling.method == "occupancy":
+                count = next_rays(spec, count, ranks.total(pixels.samples))
             last = step == train.steps
             if log and (step % train.log_every == 0 or last):
                 log.append(_line(step, tally, spec, proposal_loss, ranks))
@@ -118,6 +122,22 @@ def padding(step: int, spec: SceneSpec) -> float:
     return max(spec.sampling.proposal.padding, even)
 
 
+def first_rays(spec: SceneSpec) -> int:
+    """Rays of the first step: as many as fit the budget if no cell is empty."""
+    sampling = spec.sampling
+    if sampling.method == "proposal":
+        return spec.train.rays
+    return max(1, min(spec.train.rays, sampling.budget // sampling.occupancy.samples))
+
+
+def next_rays(spec: SceneSpec, rays: int, samples: int) -> int:
+    """Rays of the next step: as many as fit the budget at this step's samples a ray.
+
+    samples: of all ranks, a whole number, so that the answer does not depend on how many they are.
+    """
+    return max(1, min(spec.train.rays, spec.sampling.budget * rays // max(1, samples)))
+
+
 def learns_proposal(step: int, spec: SceneSpec) -> bool:
     """Whether the proposals take a gradient at this step."""
     proposal = spec.sampling.proposal
@@ -139,8 +159,8 @@ def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
 
 def _take_up(
     run: RunFolder, model: Model, optimisers: list[Optimiser], ranks: Ranks
-) -> tuple[int, float]:
-    """Load the newest checkpoint: steps done and seconds spent."""
+) -> tuple[int, float, int]:
+    """Load the newest checkpoint: steps done, seconds spent, rays of the next step."""
     found = checkpoint.load(
         run.checkpoints, model.exchange.own, ranks.device, len(model.renderer.plan)
     )
@@ -148,7 +168,7 @@ def _take_up(
     for tile, optimiser in zip(model.tiles, optimisers, strict=False):
         optimiser.load(found.tiles[tile.index])
     optimisers[-1].load(found.shared)
-    return found.step, float(found.meta.get("train_seconds", 0.0))
+    return found.step, float(found.meta["train_seconds"]), int(found.meta["rays"])
 
 
 def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
@@ -178,16 +198,15 @@ def _line(
 ) -> dict[str, object]:
     seconds = time.monotonic() - tally.started
     mse = tally.error / tally.steps
-    rays = tally.steps * spec.train.rays
     return {
         "step": step,
         "loss": mse,
         "psnr": -10 * math.log10(max(mse, 1e-10)),
         "proposal_loss": float(proposal_loss.detach()),
         "learning_rate": learning_rate(step, spec.train),
-        "rays_per_second": rays / seconds,
+        "rays_per_second": tally.rays / seconds,
         "steps_per_second": tally.steps / seconds,
-        "samples_per_ray_rank_0": tally.samples / rays,
+        "samples_per_ray_rank_0": tally.samples / tally.rays,
         "peak_memory_rank_0": peak_memory(ranks.device),
     }
 

@@ -69,7 +69,7 @@ def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
     found = checkpoint.load(run.checkpoints, model.exchange.own, ranks.device, len(scene.plan))
     model.load(found)
     if job.task == "evaluate":
-        seconds = float(found.meta.get("train_seconds", 0.0))
+        seconds = float(found.meta["train_seconds"])
         evaluate(run, scene, model, ranks, found.step, seconds)
         return
     if job.views == "orbit":

@@ -22,7 +22,8 @@ _DOWN = 0.5  # sine of 30 degrees: cameras of a flight look at least this far be
 _MANY = 0.9  # of the cameras, or of their sight lines, before they decide
 _REACH = 4.0  # heights above ground; a sight line that goes farther sees the horizon
 _FLAT = 0.05  # of the longest edge; no edge of a box is shorter
-_AT_ONCE = 1 << 22  # distances from points to cameras
+_SAMPLE = 20_000  # points and a tenth of it cameras say where the near ones end
+_AT_ONCE = 1 << 20  # distances from points to cameras
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,13 +270,13 @@ def _surroundings(points: Array, poses: Array, quantile: float, margin: float) -
     low, high = places.min(axis=0), places.max(axis=0)
     extent = float(np.linalg.norm(high - low))
     if len(points):
-        away = _nearest(points, places)
+        some = points[:: max(1, len(points) // _SAMPLE)]
+        away = _nearest(some, places)
         usual = float(np.median(away))
         reach = min(2 * usual, max(extent, usual))
-        near = points[away <= reach]
+        near = some[away <= reach]
         told = (
-            f"the {len(near) / len(points):.0%} of the {len(points)} points within {reach:.4g} "
-            "of one"
+            f"the {len(near) / len(some):.0%} of the {len(points)} points within {reach:.4g} of one"
         )
     else:
         focus = _focus(poses)
@@ -330,7 +331,7 @@ def _focus(poses: Array) -> Array | None:
 
 def _nearest(points: Array, places: Array) -> Array:
     """Distance of each point to the nearest camera: [P]."""
-    places = places[:: max(1, len(places) // 2000)]  # cameras are dense where there are many
+    places = places[:: max(1, len(places) // (_SAMPLE // 10))]  # many are dense
     rows = max(1, _AT_ONCE // len(places))
     found = [
         np.linalg.norm(points[start : start + rows, None] - places, axis=-1).min(axis=1)
@@ -353,7 +354,7 @@ def _turn_to_z(up: Array) -> Array:
         )
     x, y, z = up / length
     across = x * x + y * y
-    if across == 0:
+    if across < 1e-30:  # within rounding of the axis
         return np.eye(3) if z > 0 else np.diag([1.0, -1.0, -1.0])
     cross = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])
     factor = 1 / (1 + z) if z > 0 else (1 - z) / across  # the same, without cancelling near -z

@@ -80,9 +80,6 @@ def synthesize(root: Path, count: int, **values: Any) -> pycolmap.Reconstruction
     return made
 
 
-# --- formats ---
-
-
 @pytest.mark.parametrize("name", CAPTURES)
 def test_colmap_and_transforms_describe_one_world(name: str) -> None:
     if not (DATA / name).is_dir():
@@ -238,9 +235,6 @@ def test_colmap_comes_before_transforms(root: Path) -> None:
     assert read_capture(root, format="transforms").format == "transforms"
 
 
-# --- split ---
-
-
 def held_out(root: Path, **options: Any) -> list[str]:
     return [view.name[-6:-4] for view in read_capture(root, **options).test]
 
@@ -274,9 +268,6 @@ def test_missing_images_do_not_move_the_split(root: Path) -> None:
     capture = read_capture(root, skip_missing=True)
     assert capture.skipped == ("images/02.png", "images/08.png")
     assert held_out(root, skip_missing=True, split=Split(every=4)) == ["00", "04"]
-
-
-# --- images ---
 
 
 def view_of(path: Path, width: int = W, height: int = H, divisor: int = 1) -> View:
@@ -388,9 +379,6 @@ def test_colmap_masks_are_found_by_their_names(tmp_path: Path) -> None:
         assert view.mask == tmp_path / "masks" / f"{view.name}.png"
 
 
-# --- sentences about images ---
-
-
 def image_error(path: Path, **size: int) -> str:
     return refusal(lambda: load_image(view_of(path, **size)), path.parent)
 
@@ -459,9 +447,6 @@ def test_a_bomb_is_refused_before_it_is_decoded(root: Path) -> None:
         "ROOT/images/00.png: the image has 400.0 megapixels (20000 x 20000), above "
         "capture.max_megapixels 200; raise the limit or shrink the image."
     )
-
-
-# --- sentences about captures ---
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -705,8 +690,6 @@ def test_damaged_text_models(model: Path, file: str, kind: str, line: int) -> No
         f"ROOT/{file}.txt, line {line}: this is no {kind} as COLMAP writes it."
     )
 
-
-# --- PLY ---
 
 HEADER = "ply\nformat {form} 1.0\ncomment by hand\nelement vertex {count}\n"
 XYZ = "property float x\nproperty float y\nproperty float z\n"

@@ -98,9 +98,8 @@ def test_off_may_be_written_false() -> None:
             "the proposal's grid starts too",
         ),
         (
-            {"sampling": {"budget": 8191}},
-            "8192 rays a step cannot share 8191 samples (sampling.budget); there must be at least "
-            "one sample a ray",
+            {"sampling": {"budget": 131071}},
+            "8192 rays of 16 samples (sampling.samples) are more than sampling.budget 131071",
         ),
     ],
     ids=["resolution", "width", "proposal", "budget"],

@@ -46,9 +46,6 @@ def same(one: WorldTransform, other: WorldTransform, atol: float) -> None:
     np.testing.assert_allclose(one.translation, other.translation, rtol=1e-9, atol=atol)
 
 
-# --- the similarity ---
-
-
 @given(world=worlds, point=shifts)
 def test_the_inverse_undoes(world: WorldTransform, point: Array) -> None:
     # rounding: about 1e-16 of the largest number on the way, 1e7, divided by the scale
@@ -147,9 +144,6 @@ def test_the_box_becomes_two_long() -> None:
     assert bounds.scene_box == Box((-1, -0.5, -0.25), (1, 0.5, 0.25))
 
 
-# --- orientation ---
-
-
 def street(seed: int = 0) -> tuple[Array, Array]:
     """Walk along y for 100 m: 51 poses, facades 8 m to both sides and a few far points."""
     rng = np.random.default_rng(seed)
@@ -214,9 +208,6 @@ def test_orientation_by_hand() -> None:
     )
     with pytest.raises(ValueError, match="'north' is not one of keep, pca, up"):
         orientation("north", poses, points)
-
-
-# --- bounds ---
 
 
 def holds(box: Box, points: Array) -> float:

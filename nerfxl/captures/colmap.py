@@ -43,7 +43,8 @@ def read_colmap(root: Path, downscale: int, skip_missing: bool) -> Found:
 
     A binary model comes before a text one. Photographs are looked for in images_<downscale>/,
     which holds them made smaller, then in images/, from where they are loaded at 1 / downscale.
-    Masks are looked for in masks/, as COLMAP names them: masks/<name of the image>.png.
+    Masks are looked for beside that folder, as COLMAP names them: masks/<name of the image>.png or
+    masks_<downscale>/<name of the image>.png.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def _photographs(
             camera = cameras[number]
             if ready:
                 camera = _fitted(camera, paths[name], downscale)
-            mask = root / "masks" / f"{name}.png"
+            mask = folder.with_name(folder.name.replace("images", "masks")) / f"{name}.png"
             photographs.append(
                 Photograph(name, camera, pose, paths[name], mask if mask.is_file() else None)
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 Array = NDArray[np.floating]
 _BLOCK = 16384
+_LINE = 16  # entries looked at together, and skipped together where none is touched
 
 
 def adam(
@@ -47,12 +48,19 @@ def _adam(
     size = parameter.shape[0]
     one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
     for block in prange((size + _BLOCK - 1) // _BLOCK):
-        for i in range(block * _BLOCK, min(size, (block + 1) * _BLOCK)):
-            g = grad[i]
-            if g != zero:
-                m = b1 * first[i] + (one - b1) * g
-                v = b2 * second[i] + (one - b2) * g * g
-                parameter[i] -= rate * m / (math.sqrt(v) * unbias + eps)
-                first[i] = m
-                second[i] = v
-                grad[i] = zero
+        for start in range(block * _BLOCK, min(size, (block + 1) * _BLOCK), _LINE):
+            stop = min(size, start + _LINE)
+            touched = False
+            for i in range(start, stop):  # no branch inside: the compiler makes vectors of it
+                touched |= grad[i] != zero
+            if not touched:
+                continue
+            for i in range(start, stop):
+                g = grad[i]
+                if g != zero:
+                    m = b1 * first[i] + (one - b1) * g
+                    v = b2 * second[i] + (one - b2) * g * g
+                    parameter[i] -= rate * m / (math.sqrt(v) * unbias + eps)
+                    first[i] = m
+                    second[i] = v
+                    grad[i] = zero

@@ -16,6 +16,8 @@ from torch import Tensor
 from nerfxl_kernels import backend
 from nerfxl_kernels.hash_encoding import cpu, reference
 
+_FINEST = 2**20  # cells an edge; (n + 1)^3 vertices must fit int64
+
 
 def resolutions(levels: int, base: int, finest: int) -> tuple[int, ...]:
     """Cells an edge of each level, in geometric progression from base to finest.
@@ -55,7 +57,7 @@ def hash_encoding(
     Raises
     ------
     ValueError
-        If shapes disagree or T is not a power of two.
+        If shapes or dtypes disagree, T is not a power of two, or a resolution is not in 1 to 2^20.
     """
     _validate(points, table, cells, accumulate_into)
     if backend.choose(points) == "reference" or points.requires_grad:
@@ -71,8 +73,10 @@ def _validate(
         raise ValueError(f"points: found shape {tuple(points.shape)}, expected [M, 3]")
     if table.ndim != 3 or table.shape[0] != len(cells):
         raise ValueError(f"table: found shape {tuple(table.shape)}, expected [{len(cells)}, T, F]")
-    if table.shape[1] & (table.shape[1] - 1):
+    if table.shape[1] < 1 or table.shape[1] & (table.shape[1] - 1):
         raise ValueError(f"table: found {table.shape[1]} rows a level, expected a power of two")
+    if cells and not 1 <= min(cells) <= max(cells) <= _FINEST:
+        raise ValueError(f"cells: found {cells}, expected 1 to 2^20 an edge")
     if points.dtype != table.dtype:
         raise ValueError(f"points are {points.dtype}, table is {table.dtype}; expected the same")
     if accumulate_into is not None and accumulate_into.shape != table.shape:

@@ -26,7 +26,7 @@ def march(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `nerfxl_kernels.march.op.march`."""
     rays = enter.shape[0]
-    span = (enter.contiguous().numpy(), leave.contiguous().numpy(), jitter.contiguous().numpy())
+    span = tuple(tensor.detach().contiguous().numpy() for tensor in (enter, leave, jitter))
     if within is None:
         geometry = _EMPTY_PATH.astype(span[0].dtype)
         args = (*span, bins, *(geometry,) * 2, *(geometry[:, 0],) * 2, 1.0, _ORIGIN, 1.0, False)
@@ -60,7 +60,7 @@ _ORIGIN = (0.0, 0.0, 0.0)
 
 def _arrays(path: Path) -> tuple[Array, Array, Array, Array, float]:
     tensors = (path.origins, path.directions, path.first, path.span)
-    origins, directions, first, span = (t.contiguous().numpy() for t in tensors)
+    origins, directions, first, span = (t.detach().contiguous().numpy() for t in tensors)
     return origins, directions, first, span, path.scale
 
 

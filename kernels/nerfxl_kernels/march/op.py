@@ -66,7 +66,8 @@ def march(
 
     Returns
     -------
-    offsets [P + 1] int64, and the bins' ends m0, m1 [M]. Neighbours share one number.
+    offsets [P + 1] int64, and the bins' ends m0, m1 [M]. Neighbours share one number. No gradient
+    passes: a face that moves with a pose does not move its samples.
 
     Raises
     ------
@@ -100,8 +101,8 @@ def place(
     points: [M, 3] in [0, 1], the tile's field coordinates at m = (m0 + m1) / 2.
     length: [M], t(m1) - t(m0), scene units.
 
-    With `reference`, differentiable in the path.
+    Differentiable in the path: in plain torch, whatever the backend, when the path learns.
     """
-    if backend.choose(m0) == "reference" or path.origins.requires_grad:
+    if backend.choose(m0) == "reference" or any(tensor.requires_grad for tensor in path[:4]):
         return reference.place(m0, m1, offsets, path, domain)
     return cpu.place(m0, m1, offsets, path, domain)

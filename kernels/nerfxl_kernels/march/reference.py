@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nerfxl_kernels.march.op import Domain, Path
 
 
+@torch.no_grad()
 def march(
     enter: Tensor,
     leave: Tensor,
