@@ -6,11 +6,16 @@ sum has one order whatever the number of threads.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+Array = NDArray[np.floating]
+
+_P1, _P2 = 2654435761, 805459861
 _BLOCK = 512  # points encoded level by level, so that a coarse level stays in cache
 
 
@@ -40,87 +45,134 @@ def backward(points: Tensor, grad: Tensor, cells: tuple[int, ...], grad_table: T
 
 
 @njit(inline="always")
-def _cell(x: float, n: int) -> tuple[int, float]:
-    position = min(max(x, 0.0), 1.0) * n
-    corner = min(int(position), n - 1)
-    return corner, position - corner
+def _cell(x: Any, n: Any, zero: Any, one: Any) -> Any:
+    """The cell of a coordinate along an edge of n cells, and the share of the way through it.
+
+    In the points' own precision: constants of another would turn all arithmetic to float64.
+    """
+    position = min(max(x, zero), one) * n
+    corner = min(np.int64(position), np.int64(n - one))
+    return corner, position - corner * one
 
 
 @njit(inline="always")
-def _rows(i: int, j: int, k: int, n: int, rows: int) -> tuple[np.int64 | int, ...]:
-    """Terms of the row index along each axis: near and far vertex of x, y, z."""
-    if (n + 1) ** 3 <= rows:
-        side = n + 1
-        return i, i + 1, side * j, side * (j + 1), side * side * k, side * side * (k + 1)
-    p1, p2 = np.int64(2654435761), np.int64(805459861)
-    return i, i + 1, j * p1, (j + 1) * p1, k * p2, (k + 1) * p2
+def _dense(i: int, j: int, k: int, side: int) -> tuple[int, ...]:
+    """Rows of the eight vertices of a cell, x fastest, where every vertex has its own."""
+    row = i + side * (j + side * k)
+    up = row + side * side
+    return row, row + 1, row + side, row + side + 1, up, up + 1, up + side, up + side + 1
 
 
 @njit(inline="always")
-def _row(x: int, y: int, z: int, dense: bool, mask: int) -> int:
-    return x + y + z if dense else (x ^ y ^ z) & mask
+def _hashed(i: int, j: int, k: int, mask: Any) -> tuple[Any, ...]:
+    """The same where vertices share rows. Only low bits count, so 32 bits may wrap around."""
+    x0, x1 = np.uint32(i), np.uint32(i + 1)
+    y0, z0 = np.uint32(j) * np.uint32(_P1), np.uint32(k) * np.uint32(_P2)
+    y1, z1 = y0 + np.uint32(_P1), z0 + np.uint32(_P2)
+    return (
+        (x0 ^ y0 ^ z0) & mask,
+        (x1 ^ y0 ^ z0) & mask,
+        (x0 ^ y1 ^ z0) & mask,
+        (x1 ^ y1 ^ z0) & mask,
+        (x0 ^ y0 ^ z1) & mask,
+        (x1 ^ y0 ^ z1) & mask,
+        (x0 ^ y1 ^ z1) & mask,
+        (x1 ^ y1 ^ z1) & mask,
+    )
+
+
+@njit(inline="always")
+def _blend(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any) -> Any:
+    """Trilinear interpolation of feature f, as seven linear ones."""
+    a, c = grid[row[0], f], grid[row[2], f]
+    e, g = grid[row[4], f], grid[row[6], f]
+    a += u * (grid[row[1], f] - a)
+    c += u * (grid[row[3], f] - c)
+    e += u * (grid[row[5], f] - e)
+    g += u * (grid[row[7], f] - g)
+    a += v * (c - a)
+    e += v * (g - e)
+    return a + w * (e - a)
+
+
+@njit(inline="always")
+def _spread(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g: Any) -> None:
+    """The transpose of `_blend`: add g to the eight vertices by their shares."""
+    far = g * w
+    near = g - far
+    for share, first in ((near, 0), (far, 4)):
+        upper = share * v
+        lower = share - upper
+        part = lower * u
+        grid[row[first], f] += lower - part
+        grid[row[first + 1], f] += part
+        part = upper * u
+        grid[row[first + 2], f] += upper - part
+        grid[row[first + 3], f] += part
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath=True)
 def _forward(
-    points: NDArray[np.floating],
-    table: NDArray[np.floating],
+    points: Array,
+    table: Array,
     cells: NDArray[np.int64],
     features: tuple[int, ...],  # its length is F, known to the compiler
-    out: NDArray[np.floating],
+    out: Array,
 ) -> None:
     count, rows, width = points.shape[0], table.shape[1], len(features)
+    zero, one = points.dtype.type(0), points.dtype.type(1)
+    mask = np.uint32(rows - 1)
     for block in prange((count + _BLOCK - 1) // _BLOCK):
         for level in range(cells.shape[0]):
-            n = cells[level]
-            dense, mask = (n + 1) ** 3 <= rows, rows - 1
-            grid = table[level]
-            for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
-                i, u = _cell(points[m, 0], n)
-                j, v = _cell(points[m, 1], n)
-                k, w = _cell(points[m, 2], n)
-                x0, x1, y0, y1, z0, z1 = _rows(i, j, k, n, rows)
-                r000, r100 = _row(x0, y0, z0, dense, mask), _row(x1, y0, z0, dense, mask)
-                r010, r110 = _row(x0, y1, z0, dense, mask), _row(x1, y1, z0, dense, mask)
-                r001, r101 = _row(x0, y0, z1, dense, mask), _row(x1, y0, z1, dense, mask)
-                r011, r111 = _row(x0, y1, z1, dense, mask), _row(x1, y1, z1, dense, mask)
-                for f in range(width):
-                    low = (1 - v) * (grid[r000, f] + u * (grid[r100, f] - grid[r000, f])) + v * (
-                        grid[r010, f] + u * (grid[r110, f] - grid[r010, f])
-                    )
-                    high = (1 - v) * (grid[r001, f] + u * (grid[r101, f] - grid[r001, f])) + v * (
-                        grid[r011, f] + u * (grid[r111, f] - grid[r011, f])
-                    )
-                    out[m, level * width + f] = low + w * (high - low)
+            side, grid = cells[level] + 1, table[level]
+            n = one * cells[level]
+            if side**3 <= rows:  # outside the loop, where the compiler leaves it
+                for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _dense(i, j, k, side)
+                    for f in range(width):
+                        out[m, level * width + f] = _blend(grid, row, f, u, v, w)
+            else:
+                for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _hashed(i, j, k, mask)
+                    for f in range(width):
+                        out[m, level * width + f] = _blend(grid, row, f, u, v, w)
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath=True)
 def _backward(
-    points: NDArray[np.floating],
-    grad: NDArray[np.floating],
+    points: Array,
+    grad: Array,
     cells: NDArray[np.int64],
     features: tuple[int, ...],
-    grad_table: NDArray[np.floating],
+    grad_table: Array,
     threads: int,
 ) -> None:
     count, levels, rows, width = points.shape[0], cells.shape[0], grad_table.shape[1], len(features)
+    zero, one = points.dtype.type(0), points.dtype.type(1)
+    mask = np.uint32(rows - 1)
     for thread in prange(threads):
         for level in range(thread, levels, threads):
-            n = cells[level]
-            dense, mask = (n + 1) ** 3 <= rows, rows - 1
-            grid = grad_table[level]
-            for m in range(count):
-                i, u = _cell(points[m, 0], n)
-                j, v = _cell(points[m, 1], n)
-                k, w = _cell(points[m, 2], n)
-                x0, x1, y0, y1, z0, z1 = _rows(i, j, k, n, rows)
-                for c in range(8):
-                    x = x1 if c & 1 else x0
-                    y = y1 if c & 2 else y0
-                    z = z1 if c & 4 else z0
-                    row = _row(x, y, z, dense, mask)
-                    weight = (
-                        (u if c & 1 else 1 - u) * (v if c & 2 else 1 - v) * (w if c & 4 else 1 - w)
-                    )
+            side, grid = cells[level] + 1, grad_table[level]
+            n = one * cells[level]
+            if side**3 <= rows:
+                for m in range(count):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _dense(i, j, k, side)
                     for f in range(width):
-                        grid[row, f] += weight * grad[m, level * width + f]
+                        _spread(grid, row, f, u, v, w, grad[m, level * width + f])
+            else:
+                for m in range(count):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _hashed(i, j, k, mask)
+                    for f in range(width):
+                        _spread(grid, row, f, u, v, w, grad[m, level * width + f])

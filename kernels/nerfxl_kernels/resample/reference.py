@@ -61,7 +61,8 @@ def _invert(
 
 
 def _weights(depth: Tensor) -> Tensor:
-    return torch.exp(depth - depth.cumsum(-1)) * -torch.expm1(-depth)
+    before = torch.nn.functional.pad(depth, (1, 0))[:-1].cumsum(-1)
+    return torch.exp(-before) * -torch.expm1(-depth)
 
 
 def interlevel(

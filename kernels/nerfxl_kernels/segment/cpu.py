@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -29,7 +28,7 @@ def backward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 
     inputs: those of `forward`, what it returned, and the gradient of values.
     """
-    grad_density, grad_colour = torch.empty_like(inputs[0]), torch.empty_like(inputs[1])
+    grad_density, grad_colour = (like.new_empty(like.shape) for like in inputs[:2])  # contiguous
     arrays = (*inputs, grad_density, grad_colour)
     _backward(*(tensor.detach().contiguous().numpy() for tensor in arrays))
     return grad_density, grad_colour
@@ -91,7 +90,8 @@ def _backward(
     """dL/dtau_i = T_{i+1} q_i - sum_{j>i} w_j q_j + g_tau, with q_i = dL/dw_i.
 
     The distortion's share of q_i is 2 (m_i (W_< - W_>) - (M_< - M_>)) + 2/3 w_i delta_i, where W
-    and M sum w_j and w_j m_j before and behind i. Back to front, so that what lies behind is known.
+    and M sum w_j and w_j m_j before and behind i. Back to front, so that what lies behind is known;
+    T_{i+1} is found front to back first, for a large tau behind would swallow the small one here.
     """
     two_thirds = density.dtype.type(2) / density.dtype.type(3)
     for p in prange(offsets.shape[0] - 1):
@@ -100,7 +100,10 @@ def _backward(
         zero = density.dtype.type(0)
         behind = opacity_behind = moment_behind = zero
         opacity = -math.expm1(-values[p, 0])
-        tau = values[p, 0]
+        tau = zero
+        for i in range(offsets[p], offsets[p + 1]):
+            tau += density[i] * length[i]
+            grad_density[i] = math.exp(-tau)  # T_{i+1}, until its place is needed
         for i in range(offsets[p + 1] - 1, offsets[p] - 1, -1):
             w, m = weights[i], middle[i]
             opacity_before = opacity - opacity_behind - w
@@ -108,11 +111,10 @@ def _backward(
             pull = m * (opacity_before - opacity_behind) - (moment_before - moment_behind)
             q = g_red * colour[i, 0] + g_green * colour[i, 1] + g_blue * colour[i, 2]
             q += g_moment * m + g_distortion * (pull + pull + two_thirds * w * width[i])
-            grad_density[i] = length[i] * (math.exp(-tau) * q - behind + g_tau)
+            grad_density[i] = length[i] * (grad_density[i] * q - behind + g_tau)
             grad_colour[i, 0] = w * g_red
             grad_colour[i, 1] = w * g_green
             grad_colour[i, 2] = w * g_blue
             behind += w * q
             opacity_behind += w
             moment_behind += w * m
-            tau -= density[i] * length[i]

@@ -20,7 +20,7 @@ def segment(
 
     tau = pad(density * length)  # [P, S]
     m, delta = pad(middle), pad(width)
-    before = tau.cumsum(-1) - tau
+    before = torch.nn.functional.pad(tau, (1, 0))[:, :-1].cumsum(-1)
     w = torch.exp(-before) * -torch.expm1(-tau)
     spread = (m[:, :, None] - m[:, None, :]).abs()  # [P, S, S]: the definition, not the fast way
     pairs = (w[:, :, None] * w[:, None, :] * spread).sum((1, 2))
