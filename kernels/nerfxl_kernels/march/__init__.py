@@ -1,5 +1,6 @@
 """Rays x one tile -> packed samples, and where those samples lie in the tile's field."""
 
-from nerfxl_kernels.march.op import Domain, Path, march, place
+from nerfxl_kernels.march.op import march, place
+from nerfxl_kernels.march.space import Domain, Path
 
 __all__ = ["Domain", "Path", "march", "place"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,8 +10,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nerfxl_kernels.march.op import Domain, Path
+from nerfxl_kernels.march.space import Domain, Path
 
 Array = NDArray[np.floating]
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from nerfxl_kernels.march.op import Domain, Path
+from nerfxl_kernels.march.space import Domain, Path
 
 
 @torch.no_grad()
