@@ -144,9 +144,17 @@ def _print_json(wanted: bool, value: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of the user's are one sentence on stderr and exit code 2."""
+    """Run the command line; errors are one sentence on stderr.
+
+    Exit codes: 2 for what the user can mend, 1 for a process that died, 130 after Ctrl-C.
+    """
+    from nerfxl.launch import RankFailedError
+
     try:
         app()
+    except RankFailedError as error:
+        typer.echo(f"nerfxl: {error}", err=True)
+        sys.exit(2 if error.exit_code == 2 else 1)
     except UserError as error:
         typer.echo(f"nerfxl: {error}", err=True)
         sys.exit(2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from nerfxl.plan_picture import picture
 from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
 from nerfxl.prepare import Prepared, near_plane, prepare, read_back, some_rays, write
 from nerfxl.progress import following
-from nerfxl.ranks import choose_device
+from nerfxl.ranks import choose_device, cores
 from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
@@ -142,10 +141,13 @@ def processes(asked: int | None, kind: str, tiles: int) -> int:
 
     Raises
     ------
-    UserError: more were asked for than there are tiles.
+    UserError: more were asked for than there are tiles, or torchrun started this process.
     """
     if launch.is_worker():
-        return int(os.environ["WORLD_SIZE"])
+        raise UserError(
+            "RANK and WORLD_SIZE are set, as by torchrun: nerfxl starts its processes itself; run "
+            "it by its own name and say how many by --nproc."
+        )
     if asked is not None:
         if asked > tiles:
             raise UserError(
@@ -153,7 +155,7 @@ def processes(asked: int | None, kind: str, tiles: int) -> int:
                 f"at most {tiles}, or raise partition.tiles."
             )
         return asked
-    units = torch.cuda.device_count() if kind == "cuda" else len(os.sched_getaffinity(0))
+    units = torch.cuda.device_count() if kind == "cuda" else cores()
     return max(1, min(units, tiles))
 
 
@@ -167,10 +169,10 @@ def _sharing(kind: str, count: int) -> int:
 
 def _do(job: Job, run: RunFolder, count: int) -> None:
     """Run a job here, or as several ranks; leaves with 130 or 143 where a signal stopped it."""
-    if count == 1 or launch.is_worker():
+    if count == 1:
         code = work(job)
     else:
-        path = job.write(run.path / "job.json")
+        path = job.write(run.job)
         code = launch.launch("nerfxl.worker", path, count, run.logs)
     if code:
         raise SystemExit(code)

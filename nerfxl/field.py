@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import numpy as np
 import torch
 from nerfacc import OccGridEstimator
 from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
@@ -13,21 +12,12 @@ from nerfxl_kernels.march import Domain
 from nerfxl_kernels.mlp import mlp
 from torch import Tensor, nn
 
+from nerfxl.randomness import generator
 from nerfxl.rays import Box
 from nerfxl.spec import FieldSpec, OccupancySpec, ProposalSpec, SamplingSpec
 
 MAX_LOG_DENSITY = 12.0
 SKY_HIDDEN = 32
-
-
-def generator(*key: int) -> torch.Generator:
-    """A random stream that depends on nothing but its key (seed, tile) or (seed, step, ...).
-
-    >>> torch.rand(2, generator=generator(1, 2)).equal(torch.rand(2, generator=generator(1, 2)))
-    True
-    """
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 class Tile(nn.Module):

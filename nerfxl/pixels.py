@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nerfxl.cameras import Camera
 from nerfxl.captures import View
-from nerfxl.field import generator
+from nerfxl.randomness import generator
 from nerfxl.rays import Rays
 from nerfxl.world import WorldTransform
 

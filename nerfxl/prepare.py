@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nerfxl.cameras import Camera
-from nerfxl.captures import Capture, Split, View, read_capture
+from nerfxl.captures import Capture, Split, read_capture
 from nerfxl.errors import UserError
-from nerfxl.field import generator
 from nerfxl.partition import Plan, plan
+from nerfxl.randomness import generator
 from nerfxl.rays import Rays
 from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.scene_file import Scene, choose_candidate, load_scene, save_scene
@@ -130,7 +130,7 @@ def write(prepared: Prepared, run: RunFolder) -> None:
         }
         for view in prepared.capture.views
     ]
-    write_atomic(_cameras(run), json.dumps({"format": "nerfxl-cameras", "views": shots}))
+    write_atomic(run.cameras, json.dumps({"format": "nerfxl-cameras", "views": shots}))
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def read_back(run: RunFolder) -> RunScene:
     spec = load_scene(run.scene, device="cpu").spec  # resolved: no profile is left in it
     try:
         plan_text = run.plan.read_text()
-        document = json.loads(_cameras(run).read_text())
+        document = json.loads(run.cameras.read_text())
         shots = tuple(
             Shot(
                 entry["name"],
@@ -192,10 +192,6 @@ def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Captu
     )
 
 
-def _cameras(run: RunFolder) -> Path:
-    return run.path / "cameras.json"
-
-
 def _split(spec: CaptureSpec) -> Split:
     if isinstance(spec.split, SplitEvery):
         return Split(every=spec.split.every)
@@ -212,8 +208,3 @@ def _stand_ins(capture: Capture, world: WorldTransform, bounds: Bounds, spec: Sc
     share = torch.rand(len(rays), generator=generator(spec.seed, 1))
     t = inside[:, 0] + share * (inside[:, 1] - inside[:, 0])
     return rays.at(t)[inside[:, 1] > inside[:, 0]]
-
-
-def views_by_name(views: Sequence[View]) -> dict[str, View]:
-    """Views by name."""
-    return {view.name: view for view in views}

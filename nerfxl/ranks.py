@@ -187,6 +187,11 @@ def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torc
     return place
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def _places() -> tuple[int, int, int, int]:
     """Rank, size, local rank and local size, from the variables of torchrun."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -216,8 +221,7 @@ def _use_threads(local_size: int) -> int:
     """Share the cores among the processes of this node: too many threads are slower than one."""
     import numba
 
-    available = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(1, available // local_size)
+    threads = max(1, cores() // local_size)
     torch.set_num_threads(threads)
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     return threads

@@ -152,6 +152,16 @@ class RunFolder:
         return self.path / "scene_transform.json"
 
     @property
+    def cameras(self) -> Path:
+        """The views' cameras, poses and split: what rendering needs of a capture."""
+        return self.path / "cameras.json"
+
+    @property
+    def job(self) -> Path:
+        """What the ranks are to do, or did last."""
+        return self.path / "job.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a saved step."""
         return self.path / "checkpoints"

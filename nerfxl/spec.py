@@ -283,8 +283,8 @@ class SamplingSpec(Strict):
         default=262_144,
         ge=1,
         le=2**30,
-        description="Samples of the field in a step, over all rays: with 'occupancy' the step takes as "
-        "many rays as fit, train.rays at most.",
+        description="Samples of the field in a step, over all rays, at most; with 'occupancy' a "
+        "step takes as many rays as fit, up to train.rays.",
     )
     proposal: ProposalSpec = Field(default=ProposalSpec(), description="With method 'proposal'.")
     occupancy: OccupancySpec = Field(

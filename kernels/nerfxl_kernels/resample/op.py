@@ -4,8 +4,8 @@ The ray's density of samples is p(m) = T_before w(m) + padding, where w are the 
 inside a tile and T_before its transmittance up to the tile. Tile k holds the stretch
 [start_k, end_k] of the cumulated p, known to every rank from K numbers a ray; of the N + 1 edges at
 equal steps of the cumulated p it takes those that fall into its stretch, and adds its own faces
-where the edges go on in front or behind. So a ray has N samples, one more for each face it crosses,
-and a tile that no light reaches gets none.
+where the edges go on in front or behind. So a ray has N samples, one more for each face between
+its first and last edge, and a tile in front of the first or behind the last gets none.
 """
 
 from __future__ import annotations

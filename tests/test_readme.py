@@ -1,0 +1,121 @@
+"""What the README promises: its commands parse, its files exist, its example loads."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from typer.testing import CliRunner
+
+from nerfxl import cli, commands
+from nerfxl.scene_file import load_scene
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
+PAGES += ["scenes/README.md", "scenes/university4/README.md"]
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(nerfxl [^`]*)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+FIT = (
+    "python3 -m venv .venv && .venv/bin/pip install -e . && "
+    ".venv/bin/nerfxl fit scenes/university4.yaml"
+)
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return [body for found, body in FENCE.findall(text) if found == language]
+
+
+def spoken() -> Iterator[str]:
+    """Every `nerfxl ...` command of the README, placeholders of its table filled in."""
+    for line in "".join(blocks("bash")).splitlines():
+        _, found, command = line.rpartition(".venv/bin/nerfxl ")
+        if found or line.startswith("nerfxl "):
+            yield f"nerfxl {command}" if found else line
+    for command in INLINE.findall(README):
+        yield command.replace("[RUN]", "").replace("SCENE", "scenes/university4.yaml")
+
+
+COMMANDS = sorted({command.strip() for command in spoken()})
+
+
+def test_the_commands_of_a_bare_machine_are_single_lines() -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert FIT in lines
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert script[-1] in lines
+    assert script[-1].endswith(".venv/bin/nox")
+    assert script[-1] in blocks("bash", (ROOT / "CONTRIBUTING.md").read_text())[0]
+
+
+def test_what_runs_in_ci_is_that_line_alone() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    rest = [line for line in script[:-1] if not line.startswith("#")]
+    assert rest == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."']
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_every_verb_is_shown() -> None:
+    shown = {shlex.split(command)[1] for command in COMMANDS}
+    assert shown >= {"fit", "plan", "eval", "render"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scenes").symlink_to(ROOT / "scenes")
+    (tmp_path / "my-scene.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "RUN").mkdir()
+    (tmp_path / "RUN" / "scene.yaml").symlink_to(ROOT / "scenes" / "university4.yaml")
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def verb(name: str) -> Any:
+        def stand_in(*arguments: Any) -> dict[str, Any]:
+            asked.append(name)
+            if name in ("fit", "plan"):
+                lists = [one for one in arguments if isinstance(one, list)]
+                load_scene(arguments[0], device="cpu", overrides=lists[0])
+            return {}
+
+        return stand_in
+
+    for name in ("fit", "plan", "evaluate", "render"):
+        monkeypatch.setattr(commands, name, verb(name))
+    words = shlex.split(command)[1:]
+    outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    wanted = words[0].replace("eval", "evaluate")
+    assert asked == ([] if "--help" in words else [wanted])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_example_of_a_scene_loads(device: Literal["cpu", "cuda"], tmp_path: Path) -> None:
+    (example,) = blocks("yaml")
+    path = tmp_path / "my-scene.yaml"
+    path.write_text(example)
+    spec = load_scene(path, device=device).spec
+    assert (spec.capture.downscale, spec.partition.tiles) == (2, 8)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    targets = [link.partition("#")[0] for link in LINK.findall(text) if "://" not in link]
+    missing = [
+        link for link in targets if link and not (ROOT / page).parent.joinpath(link).exists()
+    ]
+    assert not missing
+
+
+def test_the_example_of_the_kernels_runs() -> None:
+    (example,) = blocks("python", (ROOT / "kernels" / "README.md").read_text(encoding="utf-8"))
+    exec(compile(example, "kernels/README.md", "exec"), {})  # noqa: S102
