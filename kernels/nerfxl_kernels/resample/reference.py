@@ -1,4 +1,4 @@
-"""Resampling in plain torch, a ray at a time: slow, and plain to read."""
+"""Resampling in plain torch: rays padded to the longest, gradients by autograd."""
 
 from __future__ import annotations
 
@@ -18,50 +18,43 @@ def resample(
     padding: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `nerfxl_kernels.resample.op.resample`."""
-    starts, ends, counts = [], [], []
+    low, high = stretch.double().split(1, dim=-1)  # type: ignore[no-untyped-call]  # [P, 1]
     every = torch.arange(samples + 1, device=m0.device, dtype=torch.float64)
-    for p in range(offsets.shape[0] - 1):
-        bins = slice(int(offsets[p]), int(offsets[p + 1]))
-        low, high = stretch[p].double()
-        u = (every + jitter[p]) / (samples + 1)
-        inside = u[(u >= low) & (u < high)]
-        in_front, behind = bool((u < low).any()), bool((u >= high).any())
-        edges = _invert(inside, m0[bins], m1[bins], depth[bins], before[p], low, high, padding)
-        if len(m0[bins]) and in_front and len(edges) + behind:
-            edges = torch.cat([m0[bins][:1], edges])
-        if len(m0[bins]) and behind and len(edges):
-            edges = torch.cat([edges, m1[bins][-1:]])
-        starts.append(edges[:-1])
-        ends.append(edges[1:])
-        counts.append(len(edges[:-1]))
-    packed = torch.nn.functional.pad(torch.tensor(counts, device=m0.device).cumsum(0), (1, 0))
-    empty = m0.new_empty(0)
-    return packed.long(), torch.cat([empty, *starts]), torch.cat([empty, *ends])
+    u = (every + jitter[:, None]) / (samples + 1)  # [P, N + 1]
+    inside = (u >= low) & (u < high)
+    in_front, behind = (u < low).any(1), (u >= high).any(1)
+    faces = (inside.any(1) | (in_front & behind)) & (offsets.diff() > 0)
+
+    b0, b1 = _padded(m0, offsets), _padded(m1, offsets)  # [P, B]
+    mass = before[:, None] * _weights(_padded(depth, offsets)) + padding * (b1 - b0)
+    end = mass.double().cumsum(1)
+    target = (u - low) / (high - low) * end[:, -1:]
+    last = (offsets.diff() - 1).clamp(min=0)[:, None]
+    bin_ = torch.searchsorted(end, target, right=True).minimum(last)
+    start = (end - mass).gather(1, bin_)
+    share = ((target - start) / mass.gather(1, bin_)).clamp(0, 1).to(m0.dtype)
+    drawn = b0.gather(1, bin_) + share * (b1 - b0).gather(1, bin_)
+
+    edges = torch.cat([b0[:, :1], drawn, b1.gather(1, last)], 1)
+    kept = torch.cat([(faces & in_front)[:, None], inside, (faces & behind)[:, None]], 1)
+    kept &= (offsets.diff() > 0)[:, None]
+    flat, ray = edges[kept], kept.nonzero()[:, 0]
+    joined = ray[1:] == ray[:-1]  # an interval lies between two edges of one ray
+    counts = (kept.sum(1) - 1).clamp(min=0)
+    packed = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return packed, flat[:-1][joined], flat[1:][joined]
 
 
-def _invert(
-    u: Tensor,
-    m0: Tensor,
-    m1: Tensor,
-    depth: Tensor,
-    before: Tensor,
-    low: Tensor,
-    high: Tensor,
-    padding: float,
-) -> Tensor:
-    """Positions m at which the tile's cumulated p, scaled to [low, high], reaches u."""
-    if not len(m0):
-        return m0
-    mass = (before * _weights(depth) + padding * (m1 - m0)).double()
-    end = mass.cumsum(0)
-    target = (u - low) / (high - low) * end[-1]
-    i = torch.searchsorted(end, target, right=True).clamp(max=len(m0) - 1)
-    share = ((target - (end - mass)[i]) / mass[i]).clamp(0, 1)
-    return m0[i] + share.to(m0.dtype) * (m1 - m0)[i]
+def _padded(packed: Tensor, offsets: Tensor) -> Tensor:
+    """Packed values as a row a ray, zeros behind the last: [B] -> [P, longest], one at least."""
+    counts = offsets.diff()
+    column = torch.arange(max(1, int(counts.max()) if len(counts) else 0), device=packed.device)
+    used = column < counts[:, None]
+    return packed.new_zeros(used.shape).masked_scatter(used, packed)
 
 
 def _weights(depth: Tensor) -> Tensor:
-    before = torch.nn.functional.pad(depth, (1, 0))[:-1].cumsum(-1)
+    before = torch.nn.functional.pad(depth, (1, 0))[..., :-1].cumsum(-1)
     return torch.exp(-before) * -torch.expm1(-depth)
 
 
@@ -78,16 +71,14 @@ def interlevel(
     scale: Tensor,
 ) -> Tensor:
     """See `nerfxl_kernels.resample.op.interlevel`."""
-    loss = depth.new_zeros(())
-    for p in range(offsets.shape[0] - 1):
-        bins = slice(int(offsets[p]), int(offsets[p + 1]))
-        own = slice(int(sample_offsets[p]), int(sample_offsets[p + 1]))
-        overlap = (m1[bins] > sample_m0[own, None]) & (m0[bins] < sample_m1[own, None])
-        bound = (overlap * _weights(depth[bins])).sum(-1)
-        excess = _excess(sample_weights[own], bound).sum()
-        exit_excess = _excess(torch.exp(-exit_tau[p]), torch.exp(-depth[bins].sum()))
-        loss = loss + scale[p] * (excess + exit_excess)
-    return loss
+    tau = _padded(depth, offsets)  # [P, B]
+    low, high = _padded(m0, offsets)[:, None], _padded(m1, offsets)[:, None]  # [P, 1, B]
+    weights = _padded(sample_weights, sample_offsets)  # [P, S], zero behind the last: no excess
+    start, end = (_padded(m, sample_offsets)[..., None] for m in (sample_m0, sample_m1))
+    bound = (((high > start) & (low < end)) * _weights(tau)[:, None]).sum(-1)
+    inside = _excess(weights, bound).sum(-1)
+    exit_excess = _excess(torch.exp(-exit_tau), torch.exp(-tau.sum(-1)))
+    return (scale * (inside + exit_excess)).sum()
 
 
 def _excess(weight: Tensor, bound: Tensor) -> Tensor:
