@@ -162,7 +162,8 @@ class Renderer:
             depths.append(depth)
 
         tau = self.exchange(taus)[..., 0].T.gather(1, order)  # [N, K], front to back
-        before = torch.exp(tau - tau.cumsum(1))
+        passed = torch.nn.functional.pad(tau, (1, 0))[:, :-1].cumsum(1)
+        before = torch.exp(-passed)
         width = (cuts[..., 1] - cuts[..., 0]).T.gather(1, order)
         mass = before * -torch.expm1(-tau) + padding * width
         end = mass.double().cumsum(1)

@@ -1,0 +1,218 @@
+"""Hash encoding: numba equals the reference, and both equal the definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nerfxl_kernels.backend import Backend, use
+from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
+from torch import Tensor
+
+COUNTS = pytest.mark.parametrize("count", [0, 1, 63, 1000], ids=lambda n: f"M{n}")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
+
+CELLS = (2, 4, 9, 16)  # 27 and 125 vertices are dense in 128 rows; 1,000 and 4,913 are hashed
+ROWS = 128
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def run(
+    backend: Backend, points: Tensor, table: Tensor, grad: Tensor, buffer: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Features, and the gradient that autograd gives the table."""
+    table = table.clone().requires_grad_()
+    with use(backend):
+        out = hash_encoding(points, table, CELLS, buffer)
+    out.backward(grad)  # type: ignore[no-untyped-call]
+    return out.detach(), table.grad
+
+
+@DTYPES
+@COUNTS
+@pytest.mark.parametrize("features", [1, 2, 3], ids=lambda n: f"F{n}")
+@pytest.mark.usefixtures("poison")
+def test_parity(count: int, features: int, dtype: torch.dtype) -> None:
+    points = random(count, 3, dtype=dtype) * 1.2 - 0.1  # some are outside
+    points[:1] = torch.tensor([0.0, 1.0, 0.5])  # and one is on the border
+    table = random(len(CELLS), ROWS, features, seed=1, dtype=dtype) - 0.5
+    grad = random(count, len(CELLS) * features, seed=2, dtype=dtype) - 0.5
+    # A position in cells, up to 16, is rounded: 16 eps of a cell. A row of the gradient sums up to
+    # 1000 points, in another order.
+    eps = torch.finfo(dtype).eps
+    expected, expected_grad = run("reference", points, table, grad)
+    out, grad_table = run("cpu", points, table, grad)
+    torch.testing.assert_close(out, expected, rtol=0, atol=32 * eps)
+    torch.testing.assert_close(grad_table, expected_grad, rtol=0, atol=1000 * eps)
+
+    buffers = [torch.ones_like(table) for _ in range(2)]
+    for backend, buffer in zip(("reference", "cpu"), buffers, strict=True):
+        out, none = run(backend, points, table, grad, buffer)  # type: ignore[arg-type]
+        assert none is None
+        torch.testing.assert_close(out, expected, rtol=0, atol=32 * eps)
+    torch.testing.assert_close(buffers[1], buffers[0], rtol=0, atol=1000 * eps)
+    torch.testing.assert_close(buffers[0] - 1, expected_grad, rtol=0, atol=1000 * eps)
+
+
+def test_gradcheck() -> None:
+    # Odd multiples of 1/64 lie inside the cells of 2 and 16, and none is a multiple of 1/9.
+    points = (torch.floor(random(4, 3) * 31) * 2 + 1) / 64
+    table = random(3, 32, 1, seed=1)  # one dense level and two hashed
+    with use("reference"):
+        inputs = (points.requires_grad_(), table.requires_grad_())
+        assert torch.autograd.gradcheck(lambda p, t: hash_encoding(p, t, (2, 9, 16)), inputs)
+
+
+def test_points_have_a_gradient_with_every_backend() -> None:
+    table = random(len(CELLS), ROWS, 2, seed=1)
+    grads = []
+    for backend in ("reference", "cpu"):
+        points = random(9, 3).requires_grad_()
+        with use(backend):
+            hash_encoding(points, table, CELLS).sum().backward()  # type: ignore[no-untyped-call]
+        grads.append(points.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=0, atol=0)
+    assert grads[0] is not None
+
+
+@BACKENDS
+def test_a_strided_gradient(backend: Backend) -> None:
+    points, table = random(5, 3), random(len(CELLS), ROWS, 2, seed=1)
+    whole = run(backend, points, table, torch.ones(5, 8, dtype=torch.float64))
+    strided = run(backend, points, table, torch.ones(1, 1, dtype=torch.float64).expand(5, 8))
+    torch.testing.assert_close(strided, whole, rtol=0, atol=0)
+
+
+@BACKENDS
+def test_a_vertex_of_a_dense_level_is_its_row(backend: Backend) -> None:
+    n = 4
+    table = torch.floor(random(1, ROWS, 2) * 1000)  # small integers: the arithmetic is exact
+    k, j, i = torch.meshgrid(*(torch.arange(n + 1.0),) * 3, indexing="ij")
+    vertices = torch.stack([i, j, k], -1).reshape(-1, 3).double() / n
+    with use(backend):
+        out = hash_encoding(vertices, table, (n,))
+    assert torch.equal(out, table[0, : (n + 1) ** 3])  # x fastest
+
+
+@BACKENDS
+def test_a_vertex_of_a_fine_level_is_its_hashed_row(backend: Backend) -> None:
+    n = 2**20  # exact in float64, and (n + 1)^3 > 2^60 vertices
+    table = torch.floor(random(1, 64, 1) * 1000)
+    vertices = torch.floor(random(50, 3, seed=1) * n).long()
+    vertices[:2] = torch.tensor([[n, n, n], [0, n - 1, 1]])
+    rows = [
+        (i ^ j * 2654435761 ^ k * 805459861) % 64  # Python's integers do not overflow
+        for i, j, k in vertices.tolist()
+    ]
+    with use(backend):
+        out = hash_encoding(vertices.double() / n, table, (n,))
+    assert torch.equal(out, table[0, rows])
+
+
+@DTYPES
+def test_fine_levels_stay_in_the_table(dtype: torch.dtype) -> None:
+    cells = resolutions(4, 16, 1_000_000)
+    points, table = random(200, 3, dtype=dtype), random(4, ROWS, 2, seed=1, dtype=dtype)
+    outs = []
+    for backend in ("reference", "cpu"):
+        with use(backend):
+            outs.append(hash_encoding(points, table, cells))
+    # A position of 1e6 cells is rounded to 1e6 eps: in float32 a sixteenth of a cell.
+    atol = 4e6 * torch.finfo(dtype).eps
+    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=atol)
+
+
+@BACKENDS
+def test_linear_along_an_edge(backend: Backend) -> None:
+    u = torch.linspace(0, 1, 5, dtype=torch.float64)
+    y, z = torch.full_like(u, 0.5), torch.full_like(u, 0.25)
+    points = torch.stack([(1 + u) / 4, y, z], -1)  # from vertex (1, 2, 1) to (2, 2, 1) of 4^3
+    table = random(1, ROWS, 2)
+    near, far = table[0, 1 + 5 * 2 + 25], table[0, 2 + 5 * 2 + 25]
+    with use(backend):
+        out = hash_encoding(points, table, (4,))
+    torch.testing.assert_close(out, torch.lerp(near, far, u[:, None]), rtol=0, atol=1e-15)
+
+
+@given(st.lists(st.floats(-2, 3), min_size=3, max_size=3), st.sampled_from(["reference", "cpu"]))
+@settings(max_examples=50, deadline=None)
+def test_weights_sum_to_one_and_outside_is_the_border(xyz: list[float], backend: Backend) -> None:
+    point = torch.tensor([xyz], dtype=torch.float64)
+    table = random(len(CELLS), ROWS, 2)
+    with use(backend):
+        ones = hash_encoding(point, torch.ones_like(table), CELLS)
+        out = hash_encoding(point, table, CELLS)
+        inside = hash_encoding(point.clamp(0, 1), table, CELLS)
+    torch.testing.assert_close(ones, torch.ones_like(ones), rtol=0, atol=1e-15)
+    assert torch.equal(out, inside)
+
+
+@BACKENDS
+def test_accumulate_into_adds_up_over_calls(backend: Backend) -> None:
+    points, grad = random(7, 3), random(7, 8, seed=2)
+    table = random(len(CELLS), ROWS, 2, seed=1)
+    _, expected = run(backend, points, table, grad)
+    assert expected is not None
+    buffer = torch.zeros_like(table)
+    for times in (1, 2, 3):
+        run(backend, points, table, grad, buffer)
+        torch.testing.assert_close(buffer, times * expected, rtol=1e-14, atol=1e-14)
+
+
+@BACKENDS
+def test_accumulate_into_adds_once_a_backward(backend: Backend) -> None:
+    buffer = torch.zeros(len(CELLS), ROWS, 2, dtype=torch.float64)
+    table = random(len(CELLS), ROWS, 2, seed=1).requires_grad_()
+    with use(backend):
+        out = hash_encoding(random(7, 3), table, CELLS, buffer).sum()
+    out.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    once = buffer.clone()
+    out.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(buffer, 2 * once, rtol=1e-14, atol=1e-14)
+
+
+def test_resolutions() -> None:
+    assert resolutions(1, 16, 4096) == (16,)
+    assert resolutions(2, 16, 4096) == (16, 4096)
+    fine = resolutions(16, 16, 4096)
+    assert (fine[0], fine[-1], len(fine)) == (16, 4096, 16)
+    assert list(fine) == sorted(fine)
+
+
+@pytest.mark.parametrize(
+    ("points", "table", "cells", "buffer", "sentence"),
+    [
+        ((4, 2), (1, 8, 2), (2,), None, r"points: found shape (4, 2), expected [M, 3]"),
+        ((4, 3), (2, 8, 2), (2,), None, r"table: found shape (2, 8, 2), expected [1, T, F]"),
+        ((4, 3), (1, 8), (2,), None, r"table: found shape (1, 8), expected [1, T, F]"),
+        ((4, 3), (1, 9, 2), (2,), None, "table: found 9 rows a level, expected a power of two"),
+        ((4, 3), (1, 0, 2), (2,), None, "table: found 0 rows a level, expected a power of two"),
+        ((4, 3), (1, 8, 2), (0,), None, "cells: found (0,), expected 1 to 2^20 an edge"),
+        ((4, 3), (1, 8, 2), (2**21,), None, "cells: found (2097152,), expected 1 to 2^20 an edge"),
+        ((4, 3), (1, 8, 2), (2,), (1, 8, 1), "accumulate_into: found (1, 8, 1), expected table's"),
+    ],
+    ids=str,
+)
+def test_errors(
+    points: tuple[int, ...],
+    table: tuple[int, ...],
+    cells: tuple[int, ...],
+    buffer: tuple[int, ...] | None,
+    sentence: str,
+) -> None:
+    into = None if buffer is None else torch.zeros(buffer)
+    with pytest.raises(ValueError, match="found") as error:
+        hash_encoding(torch.zeros(points), torch.zeros(table), cells, into)
+    assert str(error.value) == sentence
+
+
+def test_dtypes_must_agree() -> None:
+    sentence = "^points are torch.float64, table is torch.float32; expected the same$"
+    with pytest.raises(ValueError, match=sentence):
+        hash_encoding(torch.zeros(1, 3, dtype=torch.float64), torch.zeros(1, 8, 2), (2,))
