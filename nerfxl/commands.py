@@ -18,7 +18,7 @@ from nerfxl.plan_picture import picture
 from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
 from nerfxl.prepare import Prepared, near_plane, prepare, read_back, some_rays, write
 from nerfxl.progress import following
-from nerfxl.ranks import choose_device, cores
+from nerfxl.ranks import choose_device
 from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
@@ -26,6 +26,7 @@ from nerfxl.spec import SceneSpec
 from nerfxl.worker import Job, work
 
 PLANNING_RAYS = 16_384
+LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
 BYTES_A_SAMPLE = 1600  # measured at the cpu profile: features, hidden layers, their gradients
 
 
@@ -134,10 +135,10 @@ def render(
 
 
 def processes(asked: int | None, kind: str, tiles: int) -> int:
-    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
+    """How many ranks: as asked, or one a GPU, or one for all cores; never more than tiles.
 
-    On a CPU a process a core with one thread each beats one process with many threads: the
-    tensors of a step are too small to share out among threads.
+    On a CPU one process whose kernels share the cores is the fastest: several also wait for the
+    one whose tiles hold the most samples.
 
     Raises
     ------
@@ -155,8 +156,7 @@ def processes(asked: int | None, kind: str, tiles: int) -> int:
                 f"at most {tiles}, or raise partition.tiles."
             )
         return asked
-    units = torch.cuda.device_count() if kind == "cuda" else cores()
-    return max(1, min(units, tiles))
+    return min(torch.cuda.device_count(), tiles) if kind == "cuda" else 1
 
 
 def _kind(device: str) -> Literal["cpu", "cuda"]:
@@ -220,6 +220,7 @@ def _report(prepared: Prepared, ranks: int) -> PlanReport:
         sample_budget=samples_a_step(spec),
         bytes_per_sample=BYTES_A_SAMPLE,
         ranks=ranks,
+        library_bytes=LIBRARY_BYTES,
     )
 
 
@@ -231,10 +232,11 @@ def samples_a_step(spec: SceneSpec) -> int:
 
 
 def _same_scene(run: RunFolder, prepared: Prepared) -> None:
-    """Refuse to resume a run with another scene; only the number of steps may differ."""
+    """Refuse to resume a run with another scene; only how far and how fast to go may differ."""
     before = read_back(run)
     new = prepared.scene.spec
-    old_train = before.spec.train.model_copy(update={"steps": new.train.steps})
+    free = {"steps": new.train.steps, "learning_rate": new.train.learning_rate}
+    old_train = before.spec.train.model_copy(update=free)
     old = before.spec.model_copy(update={"train": old_train})
     pieces = ("seed", "bounds", "partition", "field", "sampling", "train", "cameras")
     changed = [name for name in pieces if getattr(old, name) != getattr(new, name)]
@@ -242,8 +244,8 @@ def _same_scene(run: RunFolder, prepared: Prepared) -> None:
         what = ", ".join(changed) or "the plan (the capture is another one)"
         raise UserError(
             f"{run.path}: cannot go on with {prepared.scene.path}: {what} differs from the run's "
-            f"{run.scene.name}; only train.steps may. Start a new run, or resume with "
-            f"{run.scene}."
+            f"{run.scene.name}; only train.steps and train.learning_rate may. Start a new run, or "
+            f"resume with {run.scene}."
         )
 
 

@@ -42,11 +42,12 @@ class Memory:
     parameters: int
     images: int
     samples: int
+    libraries: int = 0
 
     @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.parameters + self.images + self.samples
+        return self.parameters + self.images + self.samples + self.libraries
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def report(
     sample_budget: int,
     bytes_per_sample: int,
     ranks: int,
+    library_bytes: int = 0,
 ) -> PlanReport:
     """Count what a plan will cost.
 
@@ -108,6 +110,8 @@ def report(
         Samples a rank has in flight in one step, and what one takes, forward and backward.
     ranks:
         R of 1 .. K.
+    library_bytes:
+        What a process takes before it holds any of the above.
 
     """
     K = len(plan)
@@ -135,6 +139,7 @@ def report(
             parameters=(most * parameters_per_tile + shared_parameters) * BYTES_A_FLOAT * COPIES,
             images=image_bytes,
             samples=sample_budget * bytes_per_sample,
+            libraries=library_bytes,
         ),
     )
 
@@ -160,7 +165,7 @@ def check_fit(found: PlanReport, available: int, where: str, ranks_here: int = 1
     parts = {
         "parameters": (one.parameters, "lower field.log2_table"),
         "images": (one.images, "raise capture.downscale"),
-        "samples": (one.samples, "lower sampling.budget"),
+        "samples": (one.samples, "lower train.rays or sampling.budget"),
     }
     said = ", ".join(f"{name} {as_bytes(size)}" for name, (size, _) in parts.items())
     largest = max(parts.values())[1]
@@ -228,7 +233,8 @@ def show(found: PlanReport, console: Console) -> None:
     totals.add_row(
         "memory of a process",
         f"{as_bytes(memory.total)}: parameters {as_bytes(memory.parameters)}, "
-        f"images {as_bytes(memory.images)}, samples {as_bytes(memory.samples)}",
+        f"images {as_bytes(memory.images)}, samples {as_bytes(memory.samples)}, "
+        f"libraries {as_bytes(memory.libraries)}",
     )
     console.print(totals)
 

@@ -24,8 +24,10 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
         yield
         return
     done = threading.Event()
+    told_before = metrics.stat().st_size if metrics.exists() else 0
+    lines = _lines(metrics, told_before, done)
     show = _live if console.is_terminal else _plain
-    thread = threading.Thread(target=show, args=(metrics, steps, console, done), daemon=True)
+    thread = threading.Thread(target=show, args=(lines, steps, console), daemon=True)
     thread.start()
     try:
         yield
@@ -44,7 +46,7 @@ def told(line: dict[str, Any]) -> str:
     )
 
 
-def _live(metrics: Path, steps: int, console: Console, done: threading.Event) -> None:
+def _live(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> None:
     columns = (
         TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
         BarColumn(),
@@ -54,13 +56,13 @@ def _live(metrics: Path, steps: int, console: Console, done: threading.Event) ->
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=steps)
-        for line in _lines(metrics, done):
+        for line in lines:
             progress.update(task, completed=line["step"], description=told(line))
 
 
-def _plain(metrics: Path, steps: int, console: Console, done: threading.Event) -> None:
+def _plain(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> None:
     said = 0.0
-    for line in _lines(metrics, done):
+    for line in lines:
         now = time.monotonic()
         if now - said >= PLAIN_SECONDS or line["step"] == steps:
             said = now
@@ -72,9 +74,8 @@ def _plain(metrics: Path, steps: int, console: Console, done: threading.Event) -
             )
 
 
-def _lines(metrics: Path, done: threading.Event) -> Iterator[dict[str, Any]]:
-    """Whole lines of the file as they come, from its present end on; one look more when done."""
-    at = metrics.stat().st_size if metrics.exists() else 0
+def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, Any]]:
+    """Whole lines of the file as they come, from byte `at` on; one look more when done."""
     while True:
         last = done.wait(POLL_SECONDS)
         if metrics.exists():

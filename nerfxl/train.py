@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +64,6 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     if resume:
         first, seconds, count = _take_up(run, model, optimisers, ranks)
     pool = _pool(run, scene, ranks)
-    log = MetricsLog(run.metrics) if ranks.first else None
 
     def save(step: int) -> None:
         tiles = {t.index: stored(t, o) for t, o in zip(model.tiles, optimisers, strict=False)}
@@ -74,7 +73,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
 
     start = time.monotonic()
     tally = Tally(start)
-    with _signals() as asked:
+    with _log(run, ranks) as log, _signals() as asked:
         for step in range(first + 1, train.steps + 1):
             rays, truth = pool.batch(spec.seed, step, count)
             shift = jitter(spec.seed, step, count, ranks.device)
@@ -172,9 +171,11 @@ def _take_up(
 
 
 def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
-    """Raise on every rank if a loss or a gradient is not finite, naming the tile.
+    """Raise on every rank if a loss or a gradient is not finite, naming the tile it comes from.
 
-    A sample's bad gradient reaches its tile's density layers, where every sample adds up.
+    A sample's bad gradient reaches its tile's density layers, where every sample adds up. A bad
+    value makes a bad pixel, and that a bad gradient of every tile on the ray: then the tile whose
+    own numbers are bad is the one to be named.
     """
     bad = [
         tile.index
@@ -182,15 +183,30 @@ def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
         for weight in tile.density_layers
         if weight.grad is not None and not math.isfinite(float(weight.grad.sum()))
     ]
-    if not ranks.any(bool(bad) or not math.isfinite(float(total))):
+    bad_loss = not math.isfinite(float(total))
+    if not ranks.any(bool(bad) or bad_loss):
         return
-    found = torch.tensor([bad[0] if bad else -1], device=ranks.device)
-    tile = int(ranks.all_gather(found, [1] * ranks.size).max())
-    where = f"the gradient of tile {tile}" if tile >= 0 else "the loss"
+    spoilt = [
+        tile.index
+        for tile in model.tiles
+        if not all(bool(parameter.isfinite().all()) for parameter in tile.parameters())
+    ]
+    own = [[tiles[0] if tiles else -1 for tiles in (spoilt, bad)]]
+    found = ranks.all_gather(torch.tensor(own, device=ranks.device), [1] * ranks.size)
+    holder, receiver = found.amax(0).tolist()
+    if holder >= 0:
+        what = f"tile {holder} holds numbers that are"
+    else:
+        what = "the loss is" if ranks.any(bad_loss) else f"the gradient of tile {receiver} is"
     raise UserError(
-        f"step {step}: {where} is not finite. The last checkpoint is kept; go on from it with a "
+        f"step {step}: {what} not finite. The last checkpoint is kept; go on from it with a "
         "lower train.learning_rate, and look at the images that this tile sees."
     )
+
+
+def _log(run: RunFolder, ranks: Ranks) -> AbstractContextManager[MetricsLog | None]:
+    """metrics.jsonl on the rank that writes it, nothing on the others."""
+    return MetricsLog(run.metrics) if ranks.first else nullcontext()
 
 
 def _line(

@@ -134,7 +134,7 @@ def test_what_fits_passes() -> None:
             2,
             "Training needs about 4.0 GiB of memory on cuda:0 for 2 processes of 2.0 GiB "
             "(parameters 512.0 MiB, images 512.0 MiB, samples 1.0 GiB), but 3.0 GiB are free: "
-            "lower sampling.budget, or pass a smaller --nproc.",
+            "lower train.rays or sampling.budget, or pass a smaller --nproc.",
         ),
     ],
 )
