@@ -18,7 +18,7 @@ from nerfxl.plan_picture import picture
 from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
 from nerfxl.prepare import Prepared, near_plane, prepare, read_back, some_rays, write
 from nerfxl.progress import following
-from nerfxl.ranks import choose_device
+from nerfxl.ranks import choose_device, cores
 from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
@@ -135,10 +135,11 @@ def render(
 
 
 def processes(asked: int | None, kind: str, tiles: int) -> int:
-    """How many ranks: as asked, or one a GPU, or one for all cores; never more than tiles.
+    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
 
-    On a CPU one process whose kernels share the cores is the fastest: several also wait for the
-    one whose tiles hold the most samples.
+    On a CPU a process a core with one thread each beats one process whose threads share every
+    small kernel, and suffers less where other programs run: ranks wait for each other a few times
+    a step, threads hundreds of times.
 
     Raises
     ------
@@ -156,7 +157,8 @@ def processes(asked: int | None, kind: str, tiles: int) -> int:
                 f"at most {tiles}, or raise partition.tiles."
             )
         return asked
-    return min(torch.cuda.device_count(), tiles) if kind == "cuda" else 1
+    units = torch.cuda.device_count() if kind == "cuda" else cores()
+    return max(1, min(units, tiles))
 
 
 def _kind(device: str) -> Literal["cpu", "cuda"]:

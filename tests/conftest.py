@@ -1,0 +1,156 @@
+"""A capture small enough to fit in a second: a checkered cube under a sky, seen from around it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from nerfxl.cameras import Camera, look_at
+
+Array = NDArray[np.float64]
+WriteScene = Callable[..., Path]
+
+WIDTH, HEIGHT, FOCAL = 24, 18, 26.0
+EYES = [
+    (2.2, 0, 0.9),
+    (0.9, 2.0, 1.4),
+    (-1.6, 1.5, 0.7),
+    (-1.8, -1.2, 1.6),
+    (0, -2.3, 1),
+    (1, -1.9, 2),
+]
+
+TINY: dict[str, Any] = {
+    "seed": 7,
+    "capture": {"split": {"every": 3}},
+    "partition": {"tiles": 4},
+    "field": {
+        "levels": 4,
+        "log2_table": 9,
+        "base_resolution": 4,
+        "max_resolution": 32,
+        "density_hidden": 8,
+        "geometry_features": 7,
+        "colour_hidden": 8,
+        "colour_layers": 1,
+        "sh_degree": 2,
+    },
+    "sampling": {
+        "samples": 8,
+        "budget": 2048,
+        "proposal": {
+            "samples": 16,
+            "levels": 2,
+            "log2_table": 8,
+            "max_resolution": 8,
+            "warmup": 4,
+        },
+        "occupancy": {"samples": 64, "resolution": 8, "every": 2, "warmup": 4},
+    },
+    "train": {
+        "steps": 10,
+        "rays": 64,
+        "warmup_steps": 2,
+        "checkpoint_every": 5,
+        "log_every": 5,
+    },
+}
+
+
+def colours_along(origin: Array, directions: Array) -> Array:
+    """What a ray sees: [..., 3] unit directions -> [..., 3] colours; the cube is [-1/2, 1/2]^3."""
+    with np.errstate(divide="ignore"):
+        sides = (np.array([[-0.5], [0.5]]) - origin)[:, None, None] / directions
+    sides = np.sort(sides, axis=0)
+    enter, leave = sides[0].max(-1), sides[1].min(-1)
+    hit = (enter < leave) & (enter > 0)
+    points = origin + np.where(hit, enter, 0)[..., None] * directions
+    checker = np.floor(points * 4 + 1e-6).sum(-1) % 2
+    cube = 0.2 + 0.5 * (points + 0.5) + 0.2 * checker[..., None]
+    sky = 0.6 + 0.3 * directions[..., 2:] * np.array([1.0, 0.5, -0.5])
+    return np.asarray(np.where(hit[..., None], cube, sky).clip(0, 1))
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of 24 x 18 pixels, a transforms.json and the cube's corners as points."""
+    root = tmp_path_factory.mktemp("capture")
+    return write_capture(root)
+
+
+@pytest.fixture
+def own_capture(tmp_path: Path) -> Path:
+    """The same, for a test that changes it."""
+    root = tmp_path / "own_capture"
+    root.mkdir()
+    return write_capture(root)
+
+
+def write_capture(root: Path) -> Path:
+    (root / "images").mkdir()
+    camera = Camera("PINHOLE", WIDTH, HEIGHT, (FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2))
+    frames = []
+    for index, eye in enumerate(EYES):
+        pose = look_at(eye, (0, 0, 0))
+        seen = colours_along(pose[:, 3], camera.directions().astype(np.float64) @ pose[:, :3].T)
+        name = f"images/{index}.png"
+        Image.fromarray((seen * 255).round().astype(np.uint8)).save(root / name)
+        matrix = np.vstack([pose * [1, -1, -1, 1], [0, 0, 0, 1]])  # OpenGL's axes
+        frames.append({"file_path": name, "transform_matrix": matrix.tolist()})
+    document = {
+        "w": WIDTH,
+        "h": HEIGHT,
+        "fl_x": FOCAL,
+        "fl_y": FOCAL,
+        "ply_file_path": "points.ply",
+    }
+    (root / "transforms.json").write_text(json.dumps({**document, "frames": frames}))
+    side = np.linspace(-0.5, 0.5, 5)
+    points = np.stack(np.meshgrid(side, side, side), -1).reshape(-1, 3)
+    points = points[np.abs(points).max(-1) == 0.5]
+    header = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
+    header += "property float x\nproperty float y\nproperty float z\nend_header\n"
+    rows = "\n".join(" ".join(map(str, point)) for point in points.tolist())
+    (root / "points.ply").write_text(f"{header}{rows}\n")
+    return root
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of nested mappings with some values replaced."""
+    out = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merged(out[key], value) if nested else value
+    return out
+
+
+@pytest.fixture
+def scene_file(tmp_path: Path, capture: Path) -> WriteScene:
+    """Write the tiny scene, `section={key: value}` over it, and return its file."""
+
+    def write(name: str = "cube", folder: Path = capture, **changes: Any) -> Path:
+        document = merged(TINY, changes)
+        document["capture"] = {"path": str(folder), **document["capture"]}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(document))  # YAML 1.2 holds JSON
+        return path
+
+    return write
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of one core: one thread, one process unless more are asked for."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,210 @@
+"""Joint training: on any number of ranks one step gives the loss and every gradient of one process.
+
+Real processes over gloo, float64, and the model itself: plan, fields, renderer, losses, exchange.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nerfxl.losses import loss
+from nerfxl.model import Model
+from nerfxl.partition import plan
+from nerfxl.randomness import generator
+from nerfxl.ranks import Ranks
+from nerfxl.rays import Box, Rays
+from nerfxl.spec import SceneSpec
+
+K, LARGEST = 4, 4
+N = 41
+NEAR = 0.01
+
+
+class Case(NamedTuple):
+    """One way to render."""
+
+    method: str
+    open: bool
+    learn_proposal: bool = True
+
+    def __str__(self) -> str:
+        reach = "open" if self.open else "closed"
+        return f"{self.method}-{reach}{'' if self.learn_proposal else '-frozen'}"
+
+
+CASES = [
+    Case("proposal", open=True),
+    Case("proposal", open=False),
+    Case("proposal", open=True, learn_proposal=False),
+    Case("occupancy", open=True, learn_proposal=False),
+    Case("occupancy", open=False, learn_proposal=False),
+]
+
+
+def spec(method: str) -> SceneSpec:
+    table = {"levels": 3, "log2_table": 8, "base_resolution": 3, "max_resolution": 12}
+    widths = {"density_hidden": 8, "geometry_features": 5, "colour_hidden": 8}
+    proposal = {"samples": 24, "levels": 2, "log2_table": 8, "max_resolution": 6, "weight": 0.5}
+    occupancy = {"samples": 48, "resolution": 8}
+    document: dict[str, Any] = {
+        "capture": {"path": "nowhere"},
+        "field": {**table, **widths},
+        "sampling": {
+            "method": method,
+            "samples": 12,
+            "proposal": proposal,
+            "occupancy": occupancy,
+        },
+        "train": {"losses": {"distortion": 0.1}},
+    }
+    return SceneSpec.model_validate(document)
+
+
+def rays() -> Rays:
+    """Random rays in and around the box, some along an axis, one inside a plane of the cut."""
+    draw = generator(3)
+    origins = torch.rand(N, 3, generator=draw, dtype=torch.float64) * 3 - 1.5
+    directions = torch.randn(N, 3, generator=draw, dtype=torch.float64)
+    directions[:3] = torch.eye(3, dtype=torch.float64)
+    origins[3], directions[3] = torch.tensor([-1.4, 0.0, 0.1]), torch.tensor([1.0, 0.0, 0.0])
+    return Rays(origins, directions / directions.norm(dim=1, keepdim=True))
+
+
+def model(case: Case, ranks: Ranks) -> Model:
+    """Fields far from their even start, each tile's the same wherever it lies."""
+    points = torch.rand(500, 3, generator=generator(1)) * 2 - 1
+    cut = plan(points, Box((-1, -1, -1), (1, 1, 1)), K, case.open)
+    made = Model(spec(case.method), cut, NEAR, ranks)
+    made.shared.double()
+    for tile in made.tiles:
+        tile.double()
+        with torch.no_grad():
+            tile.table.mul_(1e4)
+            if tile.proposal:
+                tile.proposal.table.mul_(1e4)
+        if tile.occupancy:
+            draw = torch.rand(8, 8, 8, generator=generator(2, tile.index))
+            tile.occupancy.cells.copy_(draw < 0.7)
+    return made
+
+
+def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
+    """What one rank finds: the same on all ranks, but the tiles' gradients on their owner only."""
+    made, bundle = model(case, ranks), rays()
+    shift = torch.rand(N, 2, generator=generator(4), dtype=torch.float64)
+    truth = torch.rand(N, 3, generator=generator(5), dtype=torch.float64)
+    pixels, proposal_loss = made.renderer(bundle, shift, 0.05, case.learn_proposal)
+    total, error = loss(pixels, truth, spec(case.method).train.losses)
+    (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
+    made.exchange.sum_shared_gradients(made.shared.before_exchange())
+    found = {
+        "loss": total.detach(),
+        "error": error,
+        "colour": pixels.colour.detach(),
+        "depth": pixels.depth,
+        "opacity": pixels.opacity,
+        "distortion": pixels.distortion.detach(),
+        "samples": torch.tensor(ranks.total(pixels.samples)),
+        "own proposal loss": proposal_loss.detach(),
+    }
+    modules = {"shared": made.shared} | {f"tile{tile.index}": tile for tile in made.tiles}
+    for owner, module in modules.items():
+        for name, parameter in module.named_parameters():
+            gradient = parameter.grad
+            found[f"{owner}.{name}"] = torch.zeros(0) if gradient is None else gradient
+    return {name: value.clone().contiguous() for name, value in found.items()}
+
+
+def work(folder: Path) -> None:
+    """Be one of four processes: all cases on all four, then on the first two."""
+    found = {}
+    with Ranks.from_environment("cpu") as world:
+        for size in (2, LARGEST):
+            group = torch.distributed.new_group(list(range(size)))
+            if world.rank >= size:
+                continue
+            ranks = Ranks(world.rank, size, world.device, world.threads, group)
+            for case in CASES:
+                for name, value in train_step(case, ranks).items():
+                    found[f"{size}/{case}/{name}"] = value
+        save_file(found, folder / f"{world.rank}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """Collect what each of four gloo processes found."""
+    folder = tmp_path_factory.mktemp("joint")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | {
+        "WORLD_SIZE": str(LARGEST),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    processes = [
+        subprocess.Popen([sys.executable, __file__, str(folder)], env=shared | {"RANK": str(rank)})
+        for rank in range(LARGEST)
+    ]
+    try:
+        assert [process.wait(200) for process in processes] == [0] * LARGEST
+    finally:
+        for process in processes:
+            process.kill()
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(LARGEST)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[Case, dict[str, Tensor]]:
+    return {case: train_step(case, Ranks()) for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("R", [2, LARGEST])
+def test_ranks_make_no_difference(
+    R: int, case: Case, results: list[dict[str, Tensor]], alone: dict[Case, dict[str, Tensor]]
+) -> None:
+    expected, prefix = alone[case], f"{R}/{case}/"
+    seen = [
+        {name.removeprefix(prefix): v for name, v in result.items() if name.startswith(prefix)}
+        for result in results[:R]
+    ]
+    # Every rank knows the whole batch; a tile's gradients are known to its owner alone.
+    tiles = [name for found in seen for name in found if name.startswith("tile")]
+    assert sorted(tiles) == sorted(name for name in expected if name.startswith("tile"))
+    common = {name for name in expected if not name.startswith("tile")}
+    for found in seen:
+        assert common <= found.keys()
+        for name, value in found.items():
+            if name != "own proposal loss":
+                torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-13, msg=name)
+    # Each rank sums the proposals' loss over its own tiles.
+    parts = torch.stack([found["own proposal loss"] for found in seen])
+    torch.testing.assert_close(parts.sum(), expected["own proposal loss"], rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_parameter_learns(case: Case, alone: dict[Case, dict[str, Tensor]]) -> None:
+    """Equality would mean little if gradients were zero."""
+    for name, value in alone[case].items():
+        assert value.isfinite().all(), name
+        idle = "proposal" in name and not case.learn_proposal
+        if "." in name:
+            assert bool(value.any()) != idle, name
+
+
+if __name__ == "__main__":
+    work(Path(sys.argv[1]))

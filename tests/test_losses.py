@@ -1,0 +1,44 @@
+"""The loss of a batch, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nerfxl.losses import loss
+from nerfxl.rays import Pixels
+from nerfxl.spec import LossSpec
+
+COLOUR = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 2.0]])
+TRUTH = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+DISTORTION = torch.tensor([1.0, 3.0])
+
+
+def pixels() -> Pixels:
+    colour = COLOUR.clone().requires_grad_()
+    return Pixels(colour, torch.zeros(2), torch.ones(2), DISTORTION.clone().requires_grad_(), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mse", (0.25 + 4) / 6),
+        ("smooth_l1", (0.5 * 0.25 + (2 - 0.5)) / 6),  # half the square below 1, |x| - 1/2 above
+    ],
+)
+def test_colour_and_distortion_add_up(name: str, expected: float) -> None:
+    spec = LossSpec.model_validate({"colour": name, "distortion": 0.1})
+    total, error = loss(pixels(), TRUTH, spec)
+    assert total.item() == pytest.approx(expected + 0.1 * 2)
+    assert error.item() == pytest.approx((0.25 + 4) / 6)  # what PSNR is made of, whatever the loss
+    assert not error.requires_grad
+
+
+def test_both_parts_have_a_gradient() -> None:
+    seen = pixels()
+    total, _ = loss(seen, TRUTH, LossSpec.model_validate({"colour": "mse", "distortion": 0.1}))
+    total.backward()  # type: ignore[no-untyped-call]
+    assert seen.colour.grad is not None
+    assert seen.distortion.grad is not None
+    torch.testing.assert_close(seen.colour.grad, (COLOUR - TRUTH) / 3)  # 2 (x - y) / 6
+    torch.testing.assert_close(seen.distortion.grad, torch.tensor([0.05, 0.05]))

@@ -1,0 +1,264 @@
+"""Training: it learns, it goes on where it stopped, and it stops where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nerfxl import commands, losses, pixels, train
+from nerfxl.checkpoint import latest
+from nerfxl.errors import UserError
+from nerfxl.field import Tile
+from nerfxl.rays import Rays
+from nerfxl.runs import RunFolder
+from nerfxl.spec import SceneSpec
+from nerfxl.train import first_rays, learns_proposal, next_rays, padding
+
+WriteScene = Callable[..., Path]
+OCCUPANCY = {"method": "occupancy"}
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+def fit(
+    scene: Path,
+    output: Path,
+    *,
+    resume: Path | None = None,
+    overrides: Sequence[str] = (),
+    nproc: int = 1,
+) -> dict[str, Any]:
+    speaker = commands.Speaker(quiet=True)
+    return commands.fit(scene, output, nproc, "cpu", overrides, resume, False, speaker)
+
+
+def stored(run: Path) -> dict[str, Tensor]:
+    """All tensors of the newest checkpoint: parameters, moments, grids."""
+    return {
+        f"{file.name}/{name}": tensor
+        for file in sorted(latest(run / "checkpoints").glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def at_step(
+    monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[pixels.PixelPool], None]
+) -> None:
+    """Do something when the rays of a step are drawn."""
+    draw = pixels.PixelPool.batch
+
+    def batch(self: pixels.PixelPool, seed: int, now: int, count: int) -> tuple[Rays, Tensor]:
+        if now == step:
+            act(self)
+        return draw(self, seed, now, count)
+
+    monkeypatch.setattr(pixels.PixelPool, "batch", batch)
+
+
+@pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
+def test_the_loss_falls(scene_file: WriteScene, tmp_path: Path, sampling: dict[str, Any]) -> None:
+    steps = {"steps": 100, "rays": 256, "learning_rate": 0.03}
+    steps |= {"log_every": 10, "checkpoint_every": 0}
+    budget = {"budget": 8192}
+    scene = scene_file(sampling=sampling | budget, train=steps)
+    summary = fit(scene, tmp_path / "runs")
+    curve = [line["loss"] for line in lines(Path(summary["run"]))]
+    assert len(curve) == 10
+    assert curve[-1] < 0.5 * curve[0]
+    # Grey everywhere is worth 14 dB here.
+    assert summary["psnr"] > 15
+
+
+@pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    scene_file: WriteScene,
+    tmp_path: Path,
+    sampling: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Step 7 is no multiple of anything: a checkpoint is written because the run was stopped.
+    scene = scene_file(sampling=sampling)
+    whole = Path(fit(scene, tmp_path / "whole")["run"])
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(SystemExit) as caught:
+            fit(scene, tmp_path / "parts")
+    assert caught.value.code == 130
+    run = RunFolder.newest(tmp_path / "parts")
+    status = run.status()
+    assert (status.state, status.step, status.steps) == ("interrupted", 7, 10)
+    assert latest(run.checkpoints).name == "step-000000007"
+
+    fit(scene, tmp_path / "parts", resume=run.path)
+    assert run.status().state == "completed"
+    expected, found = stored(whole), stored(run.path)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert [line["step"] for line in lines(run.path)] == [5, 10]
+    assert lines(whole)[0]["loss"] == lines(run.path)[0]["loss"]
+
+
+def test_a_completed_run_takes_more_steps(scene_file: WriteScene, tmp_path: Path) -> None:
+    """Without milestones, the rate does not depend on where the run ends."""
+    scene = scene_file(train={"schedule": {"milestones": []}})
+    whole = Path(fit(scene, tmp_path / "whole")["run"])
+    first = fit(scene, tmp_path / "parts", overrides=["train.steps=5"])
+    run = Path(first["run"])
+    second = fit(scene, tmp_path / "parts", resume=run)
+    assert second["run"] == first["run"]
+    assert (first["step"], second["step"]) == (5, 10)
+    assert second["train_seconds"] > first["train_seconds"]
+    expected, found = stored(whole), stored(run)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert sorted(path.name for path in (run / "eval").iterdir()) == [
+        "step-000000005",
+        "step-000000010",
+    ]
+
+
+def test_a_run_goes_on_at_a_lower_rate(scene_file: WriteScene, tmp_path: Path) -> None:
+    """As the error of a tile that is not finite advises."""
+    scene = scene_file(train={"schedule": {"milestones": []}})
+    run = Path(fit(scene, tmp_path / "runs", overrides=["train.steps=5"])["run"])
+    fit(scene, tmp_path / "runs", resume=run, overrides=["train.learning_rate=0.001"])
+    assert [line["learning_rate"] for line in lines(run)] == [0.01, 0.001]
+    with pytest.raises(
+        UserError, match=r"train differs from the run's scene\.yaml; only train\.steps and "
+    ):
+        fit(scene, tmp_path / "runs", resume=run, overrides=["train.rays=32"])
+
+
+def test_resuming_a_completed_run_scores_it_again(scene_file: WriteScene, tmp_path: Path) -> None:
+    scene = scene_file()
+    first = fit(scene, tmp_path / "runs")
+    before = stored(Path(first["run"]))
+    again = fit(scene, tmp_path / "runs", resume=Path(first["run"]))
+    assert again["per_image"] == first["per_image"]
+    assert all(torch.equal(before[n], t) for n, t in stored(Path(first["run"])).items())
+    assert RunFolder.open(Path(first["run"])).status().state == "completed"
+
+
+def test_old_checkpoints_are_cleared_away(scene_file: WriteScene, tmp_path: Path) -> None:
+    scene = scene_file(train={"checkpoint_every": 2})
+    run = Path(fit(scene, tmp_path / "runs")["run"])
+    kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    assert kept == ["step-000000008", "step-000000010"]
+
+
+def test_held_out_views_are_scored_along_the_way(scene_file: WriteScene, tmp_path: Path) -> None:
+    run = Path(fit(scene_file(train={"eval_every": 4}), tmp_path / "runs")["run"])
+    scored = sorted(path.name for path in (run / "eval").iterdir())
+    assert scored == ["step-000000004", "step-000000008", "step-000000010"]
+    times = [
+        json.loads((run / "eval" / name / "metrics.json").read_text())["train_seconds"]
+        for name in scored
+    ]
+    assert times == sorted(times)
+
+
+def spoil(run: Callable[[], list[Tile]], index: int) -> None:
+    with torch.no_grad():
+        run()[index].table.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
+def test_a_tile_that_is_not_finite_is_named_and_the_checkpoint_kept(
+    scene_file: WriteScene,
+    tmp_path: Path,
+    sampling: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiles: list[Tile] = []
+    make = Tile.__init__
+
+    def remember(self: Tile, *args: Any) -> None:
+        make(self, *args)
+        tiles.append(self)
+
+    monkeypatch.setattr(Tile, "__init__", remember)
+    at_step(monkeypatch, 7, lambda _: spoil(lambda: tiles, 1))
+    with pytest.raises(UserError) as caught:
+        fit(scene_file(sampling=sampling), tmp_path / "runs")
+    assert str(caught.value) == (
+        "step 7: tile 1 holds numbers that are not finite. The last checkpoint is kept; go on from "
+        "it with a lower train.learning_rate, and look at the images that this tile sees."
+    )
+    run = RunFolder.newest(tmp_path / "runs")
+    status = run.status()
+    assert (status.state, status.reason) == ("failed", str(caught.value))
+    assert latest(run.checkpoints).name == "step-000000005"
+    assert all(tensor.isfinite().all() for tensor in stored(run.path).values())
+
+
+def test_a_gradient_that_is_not_finite_is_laid_at_its_tiles_door(
+    scene_file: WriteScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are fine here, and what comes back to tile 2 is not."""
+    ask = Tile.forward
+
+    def forward(self: Tile, points: Tensor) -> tuple[Tensor, Tensor]:
+        density, geometry = ask(self, points)
+        if self.index == 2 and density.requires_grad:
+            density.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
+        return density, geometry
+
+    monkeypatch.setattr(Tile, "forward", forward)
+    with pytest.raises(UserError, match=r"^step 1: the gradient of tile 2 is not finite\. "):
+        fit(scene_file(), tmp_path / "runs")
+
+
+def test_a_loss_that_is_not_finite_is_no_tiles_fault(
+    scene_file: WriteScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = losses.loss
+
+    def spoiled(*args: Any) -> tuple[Tensor, Tensor]:
+        total, error = measure(*args)
+        return total * torch.nan, error
+
+    monkeypatch.setattr(train, "loss", spoiled)
+    with pytest.raises(UserError, match=r"^step 1: the loss is not finite\. "):
+        fit(scene_file(), tmp_path / "runs")
+
+
+def spec(**sections: Any) -> SceneSpec:
+    return SceneSpec.model_validate({"capture": {"path": "nowhere"}, **sections})
+
+
+def test_samples_are_even_at_first_and_then_follow_the_proposal() -> None:
+    proposal = {"warmup": 4, "padding": 0.1, "every": 3}
+    made = spec(sampling={"proposal": proposal})
+    assert [padding(step, made) for step in (1, 2, 3, 4, 9)] == [0.75, 0.5, 0.25, 0.1, 0.1]
+    learning = [step for step in range(1, 13) if learns_proposal(step, made)]
+    assert learning == [1, 2, 3, 4, 6, 9, 12]
+    without = spec(sampling={"proposal": proposal | {"warmup": 0}})
+    assert padding(1, without) == 0.1
+
+
+def test_occupied_rays_fit_the_budget() -> None:
+    sampling = {"method": "occupancy", "budget": 1000, "occupancy": {"samples": 100}}
+    made = spec(sampling=sampling, train={"rays": 64})
+    assert first_rays(made) == 10  # 1000 / 100: nothing is known to be empty
+    assert next_rays(made, 10, 500) == 20  # 50 samples a ray
+    assert next_rays(made, 10, 0) == 64  # never more than train.rays
+    assert next_rays(made, 10, 10**9) == 1
+    assert not learns_proposal(1, made)
+
+
+def test_a_proposal_takes_all_rays_from_the_first_step() -> None:
+    assert first_rays(spec(train={"rays": 64})) == 64
