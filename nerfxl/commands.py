@@ -27,7 +27,7 @@ from nerfxl.worker import Job, work
 
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
-BYTES_A_SAMPLE = 1600  # measured at the cpu profile: features, hidden layers, their gradients
+BYTES_A_SAMPLE = 1600  # counted: 400 floats of features and hidden layers with their gradients
 
 
 class Speaker:
@@ -69,6 +69,8 @@ def fit(
         save_scene(prepared.scene, run.scene)
     run.update(steps=spec.train.steps)
     say(f"run        {run.path}")
+    if kind == "cpu":
+        say("starting   the first run compiles the kernels, about half a minute")
     job = Job("fit", str(run.path), kind, resume=resume is not None)
     with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
         _do(job, run, count)

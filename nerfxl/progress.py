@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 POLL_SECONDS = 0.5
+SCORING = "scoring the held-out views"
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw on
 
 
@@ -57,7 +58,8 @@ def _live(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> None
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=steps)
         for line in lines:
-            progress.update(task, completed=line["step"], description=told(line))
+            text = SCORING if line["step"] == steps else told(line)
+            progress.update(task, completed=line["step"], description=text)
 
 
 def _plain(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> None:
@@ -72,6 +74,8 @@ def _plain(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> Non
                 highlight=False,
                 soft_wrap=True,
             )
+        if line["step"] == steps:
+            console.print(SCORING, highlight=False)
 
 
 def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, Any]]:

@@ -53,6 +53,7 @@ def test_lines_are_told_once_and_the_last_always(tmp_path: Path) -> None:
             file.write(json.dumps(LINE | {"step": step}) + "\n")
     assert out.getvalue() == (
         f"step 50 of 100  {WORDS}  25 s left\nstep 100 of 100  {WORDS}  0 s left\n"
+        "scoring the held-out views\n"
     )
 
 
@@ -63,7 +64,7 @@ def test_what_was_there_before_is_not_told_again(tmp_path: Path) -> None:
     with following(metrics, 100, console, quiet=False), metrics.open("a") as file:
         file.write(json.dumps(LINE | {"step": 100}) + "\n")
     assert out.getvalue().startswith("step 100 of 100")
-    assert out.getvalue().count("\n") == 1
+    assert out.getvalue().count("\n") == 2  # the line, and that scoring begins
 
 
 def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
