@@ -50,14 +50,14 @@ def to_uint8(image: Floats | Bytes) -> Bytes:
 
 
 def colourise(depth: Floats, lo: float, hi: float) -> Bytes:
-    """Colour a depth map: near is bright, far is dark.
+    """Colour a depth map by its inverse: near is bright, far is dark, and a far sky takes no room.
 
     Parameters
     ----------
     depth:
         [H, W], any unit. Values that are not finite come out nearly black.
     lo, hi:
-        Depths that get the ends of the ramp; what is outside gets the end it is nearest to.
+        Depths above 0 that get the ends of the ramp; what is outside gets the end nearest to it.
 
     Returns
     -------
@@ -65,8 +65,10 @@ def colourise(depth: Floats, lo: float, hi: float) -> Bytes:
 
     """
     known = np.isfinite(depth)
-    span = max(hi - lo, 1e-30)  # a flat depth is near everywhere
-    away = ((np.where(known, depth, lo) - lo) / span).clip(0, 1)
+    nearest, farthest = 1 / max(lo, 1e-30), 1 / max(hi, 1e-30)
+    inverse = 1 / np.where(known, depth, lo).clip(max(lo, 1e-30), None)
+    span = max(nearest - farthest, 1e-30)  # a flat depth is near everywhere
+    away = ((nearest - inverse) / span).clip(0, 1)
     return np.where(known[..., None], _ramp(DEPTH_RAMP, 1 - away), np.asarray(NOTHING, np.uint8))
 
 

@@ -51,6 +51,13 @@ def test_near_is_bright_and_far_is_dark() -> None:
     assert shown == [near, far, near, far, NOTHING, NOTHING]
 
 
+def test_a_far_sky_leaves_the_ramp_to_the_scene() -> None:
+    # By inverse depth: 1/1 = 1 is near, 1/1000 is far, and 1/2 is half-way, as 1/1.999 is.
+    depth = np.array([[2.0, 1.999]])
+    middle = [(a + b) / 2 for a, b in zip(*DEPTH_RAMP[len(DEPTH_RAMP) // 2 - 1 :][:2], strict=True)]
+    assert np.abs(colourise(depth, 1.0, 1000.0)[0] - np.array(middle)).max() < 16
+
+
 def test_a_flat_depth_has_a_colour() -> None:
     assert colourise(np.full((2, 2), 3.0), 3.0, 3.0)[0, 0].tolist() == list(DEPTH_RAMP[-1])
 
