@@ -58,7 +58,7 @@ def _live(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> None
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=steps)
         for line in lines:
-            text = SCORING if line["step"] == steps else told(line)
+            text = told(line) + (f"  {SCORING}" if line["step"] == steps else "")
             progress.update(task, completed=line["step"], description=text)
 
 
