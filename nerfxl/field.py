@@ -116,11 +116,14 @@ class Occupancy(nn.Module):
             )
 
     def _cell_size(self, points: Tensor) -> Tensor:
-        """Edge of the cell around each field point, scene units: [M]."""
+        """Longest edge of the cell around each field point, scene units: [M].
+
+        Outside the core a cell at n core halves is n times as wide and n^2 times as deep.
+        """
         if not self.domain.open:
             return points.new_full(points.shape[:1], 2 * self.domain.half / self.spec.resolution)
         reach = (4 * points - 2).abs().amax(-1).clamp(1, 1.99)  # 2 - 1/n outside the core
-        return 4 * self.domain.half / self.spec.resolution / (2 - reach)
+        return 4 * self.domain.half / self.spec.resolution / (2 - reach) ** 2
 
 
 class Shared(nn.Module):
