@@ -675,6 +675,28 @@ def test_the_scenes_are_valid(name: str, device: Device) -> None:
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "university4"])
+def test_a_scene_without_its_data_says_where_that_comes_from(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NERFXL_DATA", raising=False)
+    scene = load_scene(SCENES / f"{name}.yaml", device="cpu")
+    with pytest.raises(UserError) as caught:
+        choose_candidate(scene)
+    tried, source = str(caught.value).split("\n", 1)
+    assert tried.endswith(f"tried ${{NERFXL_DATA}}/{name} (NERFXL_DATA is not set).")
+    assert source == f"Where the data comes from: {scene.spec.capture.source.strip()}"
+
+
+def test_the_embedded_capture_is_found_where_the_real_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NERFXL_DATA", raising=False)
+    folder, note = choose_candidate(load_scene(SCENES / "university4.yaml", device="cpu"))
+    assert folder == SCENES / "university4"
+    assert note == "rendered stand-in; figures on it are not the paper's"
+
+
 def test_the_scenes_are_all_listed() -> None:
     assert sorted(path.stem for path in SCENES.glob("*.yaml")) == sorted(NAMES)
 
