@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nerfxl import metrics
 from nerfxl.metrics import LARGEST_PSNR, ImageScore, psnr, score, ssim, summarise
 
 
@@ -90,3 +91,12 @@ def test_torchmetrics_is_imported_late_and_quietly() -> None:
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_similarity_in_bands_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(1)
+    truth, render = (torch.rand(37, 23, 3, generator=draw) for _ in range(2))
+    whole = ssim(truth, render)
+    for rows in (1, 4, 26, 36):
+        monkeypatch.setattr(metrics, "PIXELS_A_BAND", 23 * rows)
+        assert ssim(truth, render) == pytest.approx(whole, abs=1e-12)
