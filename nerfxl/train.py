@@ -110,7 +110,10 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                     run.update(step=step)
                 raise StoppedError(asked[0] if asked else signal.SIGINT)
             if train.eval_every and step % train.eval_every == 0 and not last:
-                evaluate(run, scene, model, ranks, step, seconds + time.monotonic() - start)
+                paused = time.monotonic()
+                evaluate(run, scene, model, ranks, step, seconds + paused - start)
+                start += time.monotonic() - paused  # train_seconds are of training alone
+                tally = Tally(time.monotonic())
     evaluate(run, scene, model, ranks, train.steps, seconds + time.monotonic() - start)
 
 
