@@ -23,7 +23,7 @@ from nerfxl.scene_file import Scene, choose_candidate, load_scene, save_scene
 from nerfxl.spec import CaptureSpec, SceneSpec, SplitEvery, SplitLists
 from nerfxl.world import Bounds, WorldTransform, estimate_bounds, orientation
 
-NEAR_OPEN = 0.005  # scene units: among the tiles, rays start this far from the camera
+NEAR_OPEN = 0.02  # scene units: among the tiles, rays start this far from the camera
 STAND_IN_POINTS = 20_000
 
 
