@@ -18,12 +18,28 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
 
 # Started for every rank: both streams into its log file, then `python -m module argument`. The rank
-# opens its file itself, because torch's launcher would truncate it and forget to close it.
+# opens its file itself, because torch's launcher would truncate it and forget to close it. It
+# leaves by os._exit: a process group that an error left behind has threads, which now and then
+# abort a process that is torn down in order, and that would hide the cause.
 _BOOTSTRAP = """
-import os, runpy, sys
+import os, runpy, sys, traceback
 log = os.open(os.environ.pop("NERFXL_LOG"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 os.dup2(log, 1), os.dup2(log, 2), os.close(log)
-runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+code = 0
+try:
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    code = end.code
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    code = code if isinstance(code, int) else int(code is not None)
+except KeyboardInterrupt:
+    code = 130
+except BaseException:
+    traceback.print_exc()
+    code = 1
+sys.stdout.flush(), sys.stderr.flush()
+os._exit(code)
 """
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,10 +89,7 @@ def main() -> None:
         code = work(job)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
-        # Not sys.exit: after an error the process group is left as it is (see `Ranks`), and its
-        # threads now and then abort a process that is torn down in order, which hides the cause.
-        os._exit(2)
+        code = 2
     sys.exit(code)
 
 
