@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
 from nerfxl.cameras import Camera, look_at
+
+# A law is not broken by a slow machine: the first example of some compiles a kernel.
+settings.register_profile("nerfxl", deadline=None)
+settings.load_profile("nerfxl")
 
 Array = NDArray[np.float64]
 WriteScene = Callable[..., Path]
