@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from nerfxl.cameras import Camera, orbit
 from nerfxl.captures import load_image
 from nerfxl.field import background_colour
-from nerfxl.metrics import score, summarise
+from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import Model, parameter_counts
 from nerfxl.pictures import SheetRow, colourise, depth_range, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
@@ -26,7 +27,7 @@ from nerfxl.render import Renderer
 from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.spec import SceneSpec
 
-CHUNK = 16_384  # rays rendered at once with few samples each
+CHUNK = 4096  # rays rendered at once, at most
 UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
 SHEET_ROWS = 6
 
@@ -43,25 +44,29 @@ class Picture:
 def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.device) -> Picture:
     """Render one view; a collective of all ranks that hold tiles."""
     camera: Camera = shot.camera
+    sampling = scene.spec.sampling
     rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
-    colours, depths = [], []
-    chunk = rays_at_once(scene.spec)
-    for start in range(0, len(rays), chunk):
-        part = rays[start : start + chunk]
-        still = part.origins.new_full((len(part), 2), 0.5)
-        pixels, _ = renderer(part, still, scene.spec.sampling.proposal.padding)
-        colours.append(pixels.colour)
-        depths.append(pixels.depth)
+    colour, depth = rays.origins.new_empty(len(rays), 3), rays.origins.new_empty(len(rays))
+    chunks = math.ceil(len(rays) / rays_at_once(scene.spec))
+    for first in range(chunks):
+        part = slice(first, None, chunks)  # from all over the picture: work for all ranks
+        some = rays[part]
+        still = some.origins.new_full((len(some), 2), 0.5)
+        pixels, _ = renderer(some, still, sampling.proposal.padding, sampling.render_samples)
+        colour[part], depth[part] = pixels.colour, pixels.depth
     size = (camera.height, camera.width)
-    colour = torch.cat(colours).clamp(0, 1).reshape(*size, 3)
-    return Picture(colour.cpu(), (torch.cat(depths) / scene.world.scale).reshape(size).cpu())
+    colour = colour.clamp(0, 1).reshape(*size, 3)
+    return Picture(colour.cpu(), (depth / scene.world.scale).reshape(size).cpu())
 
 
 def rays_at_once(spec: SceneSpec) -> int:
     """How many rays are rendered together: as many as keep memory below that of training."""
-    if spec.sampling.method == "proposal":
-        return CHUNK
-    return max(1, min(CHUNK, UNTRAINED * spec.sampling.budget // spec.sampling.occupancy.samples))
+    sampling = spec.sampling
+    if sampling.method == "proposal":
+        bins = max(sampling.render_samples, sampling.proposal.samples)
+    else:
+        bins = sampling.occupancy.samples
+    return max(1, min(CHUNK, UNTRAINED * sampling.budget // bins))
 
 
 def evaluate(
@@ -72,36 +77,45 @@ def evaluate(
     step: int,
     train_seconds: float,
 ) -> None:
-    """Render and score the held-out views into `eval/step-<step>/`; a collective."""
+    """Render and score the held-out views into `eval/step-<step>/`; a collective.
+
+    All ranks render every view; they take turns at scoring and storing them.
+    """
     capture = photographs(run, scene.spec, scene.shots)
     held_out = {view.name: view for view in capture.test}
     folder = run.eval / f"step-{step:09d}"
     folder.mkdir(parents=True, exist_ok=True)
     behind = background_colour(scene.spec.field)
-    scores, rows = [], []
     shots = [shot for shot in scene.shots if shot.test and shot.name in held_out]
     shown = set(np.linspace(0, len(shots) - 1, min(SHEET_ROWS, len(shots))).round().astype(int))
+    scores: dict[int, ImageScore] = {}
+    rows = []
     for index, shot in enumerate(shots):
         rendered = picture(model.renderer, shot, scene, ranks.device)
-        if not ranks.first:
+        mine, in_sheet = index % ranks.size == ranks.rank, ranks.first and index in shown
+        if not (mine or in_sheet):
             continue
         truth = opaque(load_image(held_out[shot.name]), behind)
-        scores.append(score(shot.name, torch.from_numpy(truth).float() / 255, rendered.colour))
-        save_image(rendered.colour.numpy(), folder / file_name(shot.name))
-        if index in shown:
+        exact = torch.from_numpy(truth).float() / 255
+        if mine:
+            scores[index] = score(shot.name, exact, rendered.colour)
+            save_image(rendered.colour.numpy(), folder / file_name(shot.name))
+        if in_sheet:
             pair = (rendered.colour.numpy(), rendered.depth.numpy())
-            rows.append(SheetRow(shot.name, truth, *pair, scores[-1].psnr))
-    memory = torch.tensor([peak_memory(ranks.device)], device=ranks.device)
-    peaks = ranks.all_gather(memory, [1] * ranks.size).tolist()
+            rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
+    for others in ranks.gather_objects(scores):
+        scores |= others
+    peaks = ranks.gather_objects(peak_memory(ranks.device))
     if not ranks.first:
         return
     if rows:
         sheet(rows, folder / "sheet.png")
+    per_image = [scores[index] for index in sorted(scores)]
     per_tile, shared = parameter_counts(scene.spec)
     tiles = len(scene.plan)
     summary = {
         "step": step,
-        **summarise(scores),
+        **summarise(per_image),
         "train_seconds": train_seconds,
         "peak_memory_per_rank": peaks,
         "parameters": tiles * per_tile + shared,
@@ -111,7 +125,7 @@ def evaluate(
         "capture": str(capture.root),
         "capture_note": capture.note,
         "appearance": "off",
-        "per_image": [asdict(one) for one in scores],
+        "per_image": [asdict(one) for one in per_image],
     }
     write_atomic(folder / "metrics.json", json.dumps(summary, indent=1) + "\n")
 
@@ -122,9 +136,9 @@ def render(
     """Render shots into `renders/<into>/`: colour and depth as PNG; a collective."""
     folder = run.renders / into
     folder.mkdir(parents=True, exist_ok=True)
-    for shot in shots:
+    for index, shot in enumerate(shots):
         rendered = picture(model.renderer, shot, scene, ranks.device)
-        if ranks.first:
+        if index % ranks.size == ranks.rank:
             target = folder / file_name(shot.name)
             save_image(rendered.colour.numpy(), target)
             depth = rendered.depth.numpy()

@@ -17,7 +17,7 @@ class Exchange(Protocol):
     """How the tiles of all ranks come to know of each other; each method is a collective."""
 
     @property
-    def own(self) -> range:
+    def own(self) -> tuple[int, ...]:
         """The tiles of this rank."""
         ...
 
@@ -30,8 +30,11 @@ class Exchange(Protocol):
         ...
 
 
-def owner(tiles: int, ranks: int) -> tuple[range, ...]:
-    """Tiles of each rank: contiguous, every tile once, shares that differ by one at most.
+def owner(tiles: int, ranks: int) -> tuple[tuple[int, ...], ...]:
+    """Tiles of each rank, ascending: every tile once, shares that differ by one at most.
+
+    Dealt out forth and back, as 0 1 1 0 for four tiles on two ranks: tiles that follow each other
+    are neighbours, which one picture is likely to see together, and so are work for several ranks.
 
     Raises
     ------
@@ -44,7 +47,9 @@ def owner(tiles: int, ranks: int) -> tuple[range, ...]:
             f"{ranks} processes cannot share {tiles} tiles: every process owns at least one, so "
             f"pass --nproc {tiles} or fewer, or plan more tiles."
         )
-    return tuple(range(r * tiles // ranks, (r + 1) * tiles // ranks) for r in range(ranks))
+    turn = [*range(ranks), *reversed(range(ranks))]
+    dealt = [turn[k % (2 * ranks)] for k in range(tiles)]
+    return tuple(tuple(k for k in range(tiles) if dealt[k] == r) for r in range(ranks))
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Gather:
     tiles: int
 
     @property
-    def own(self) -> range:
+    def own(self) -> tuple[int, ...]:
         """The tiles of this rank."""
         return owner(self.tiles, self.ranks.size)[self.ranks.rank]
 
@@ -74,9 +79,11 @@ class Gather:
         """
         if self.ranks.size == 1:
             return own
-        counts = [len(tiles) for tiles in owner(self.tiles, self.ranks.size)]
-        values = self.ranks.all_gather(own, counts)
-        return torch.cat([values[: self.own.start], own, values[self.own.stop :]])
+        shares = owner(self.tiles, self.ranks.size)
+        rank_by_rank = self.ranks.all_gather(own, [len(tiles) for tiles in shares])
+        holds = torch.tensor([k for tiles in shares for k in tiles], device=own.device)
+        attached = torch.tensor(self.own, device=own.device)
+        return rank_by_rank[holds.argsort()].index_copy(0, attached, own)
 
     def sum_shared_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Sum over ranks, in place, the gradients of parameters that all tiles share.

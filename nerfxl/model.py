@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
 from nerfxl.render import Renderer
 from nerfxl.spec import SceneSpec
+
+
+@dataclass(frozen=True)
+class Optimisers:
+    """Those of the tiles at hand, in their order, and that of what all tiles share."""
+
+    tiles: list[Optimiser]
+    shared: Optimiser
 
 
 class Model:
@@ -37,10 +46,12 @@ class Model:
             _fill(tile, checkpoint.tiles[tile.index])
         _fill(self.shared, checkpoint.shared)
 
-    def optimisers(self, eps: float) -> list[Optimiser]:
-        """One a tile, and the shared parameters' last."""
-        modules = [*self.tiles, self.shared]
-        return [Optimiser(dict(module.named_parameters()), eps) for module in modules]
+    def optimisers(self, eps: float) -> Optimisers:
+        """One a tile, one for what they share."""
+        return Optimisers(
+            [Optimiser(dict(tile.named_parameters()), eps) for tile in self.tiles],
+            Optimiser(dict(self.shared.named_parameters()), eps),
+        )
 
 
 def parameter_counts(spec: SceneSpec) -> tuple[int, int]:

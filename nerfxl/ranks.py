@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from nerfxl.errors import UserError
 
 LAUNCHER = "NERFXL_LAUNCHER"  # process id of the launcher, so that a late worker sees it is gone
 
+T = TypeVar("T")
 STEP_TIMEOUT = timedelta(seconds=120)
 START_TIMEOUT = timedelta(seconds=600)
 
@@ -123,6 +125,15 @@ class Ranks:
         if min(counts) == longest:
             return shares.flatten(0, 1)
         return torch.cat([shares[r, :count] for r, count in enumerate(counts)])
+
+    def gather_objects(self, own: T) -> list[T]:
+        """What every rank holds, small Python objects that pickle, in rank order."""
+        if self.size == 1:
+            return [own]
+        found: list[T | None] = [None] * self.size
+        with _answered():
+            dist.all_gather_object(found, own, group=self.group)
+        return cast("list[T]", found)
 
     def any(self, flag: bool) -> bool:
         """Whether any rank raised its flag: the same answer on all ranks (stop, non-finite)."""

@@ -76,25 +76,32 @@ class Renderer:
         self.order = plan.order
 
     def __call__(
-        self, rays: Rays, jitter: Tensor, padding: float, learn_proposal: bool = False
+        self,
+        rays: Rays,
+        jitter: Tensor,
+        padding: float,
+        samples: int | None = None,
+        learn_proposal: bool = False,
     ) -> tuple[Pixels, Tensor]:
         """Pixels of N rays, and the proposals' loss (zero unless learn_proposal).
 
         jitter: [N, 2] in [0, 1), of the lattice and of the samples; 0.5 for still pictures.
         padding: share of samples spread evenly over the ray (see `resample`).
+        samples: a ray, with sampling by proposal; those of training unless given.
         """
+        samples = samples or self.sampling.samples
         order = self.order.to(rays.origins.device)[octants(rays.directions)]  # [N, K]
         harmonics = spherical_harmonics(rays.directions, self.shared.degree)
         stretches, cuts, path = self._stretches(rays)
         if self.sampling.method == "proposal":
             with torch.set_grad_enabled(learn_proposal):
                 proposed, starts = self._propose(stretches, cuts, order, jitter, padding)
-            samples = self._draw(stretches, proposed, starts, jitter, padding)
+            own_samples = self._draw(stretches, proposed, starts, jitter, padding, samples)
         else:
-            proposed, samples = [], [self._occupied(s, jitter) for s in stretches]
+            proposed, own_samples = [], [self._occupied(s, jitter) for s in stretches]
 
         values, weights = [], []
-        for stretch, own in zip(stretches, samples, strict=True):
+        for stretch, own in zip(stretches, own_samples, strict=True):
             value, weight = self._segments(stretch, own, harmonics)
             values.append(value.new_zeros(len(rays), 6).index_copy(0, stretch.rays, value))
             weights.append(weight)
@@ -103,12 +110,12 @@ class Renderer:
         proposal_loss = harmonics.new_zeros(())
         if learn_proposal:
             for stretch, asked, own, value, weight in zip(
-                stretches, proposed, samples, values, weights, strict=True
+                stretches, proposed, own_samples, values, weights, strict=True
             ):
                 tau = value.detach()[stretch.rays, 0]
                 proposal_loss = proposal_loss + _proposal_loss(asked, own, weight, tau) / len(rays)
-        asked_samples = sum(len(own.m0) for own in samples)
-        return self._pixels(scene, path, harmonics, asked_samples), proposal_loss
+        count = sum(len(own.m0) for own in own_samples)
+        return self._pixels(scene, path, harmonics, count), proposal_loss
 
     def _stretches(self, rays: Rays) -> tuple[list[Stretch], Tensor, Path]:
         """Cut every ray by the plan: stretches of the tiles at hand, and cuts [K, N, 2] in m."""
@@ -186,6 +193,7 @@ class Renderer:
         parts: list[Tensor],
         jitter: Tensor,
         padding: float,
+        samples: int,
     ) -> list[Samples]:
         """Few samples where the proposals see light end."""
         drawn = []
@@ -201,7 +209,7 @@ class Renderer:
                         asked.before,
                         part,
                         jitter[stretch.rays, 1],
-                        self.sampling.samples,
+                        samples,
                         padding,
                     )
                 )

@@ -270,10 +270,16 @@ class SamplingSpec(Strict):
         "space that is not known to be empty.",
     )
     samples: int = Field(
-        default=16,
+        default=32,
         ge=1,
         le=1024,
         description="Samples a ray, over all its tiles, with 'proposal' ('occupancy' has its own).",
+    )
+    render_samples: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="The same in pictures: more than in training show finer detail.",
     )
     near: Annotated[Auto | Annotated[float, Field(ge=0, le=1e9), Tag("number")], ByForm] = Field(
         default="auto",

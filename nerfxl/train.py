@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ from nerfxl.errors import UserError
 from nerfxl.evaluate import evaluate, peak_memory
 from nerfxl.field import background_colour
 from nerfxl.losses import loss
-from nerfxl.model import Model, stored
-from nerfxl.optimiser import Optimiser, learning_rate
+from nerfxl.model import Model, Optimisers, stored
+from nerfxl.optimiser import learning_rate
 from nerfxl.pixels import PixelPool, jitter
 from nerfxl.prepare import RunScene, photographs, read_back
 from nerfxl.ranks import Ranks
@@ -35,17 +35,6 @@ class StoppedError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.signal = number
-
-
-@dataclass
-class Tally:
-    """Sums since the last line of metrics."""
-
-    started: float
-    error: float = 0.0
-    steps: int = 0
-    rays: int = 0
-    samples: int = 0
 
 
 def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
@@ -65,46 +54,24 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
         first, seconds, count = _take_up(run, model, optimisers, ranks)
     pool = _pool(run, scene, ranks)
 
-    def save(step: int) -> None:
-        tiles = {t.index: stored(t, o) for t, o in zip(model.tiles, optimisers, strict=False)}
-        shared = stored(model.shared, optimisers[-1])
-        meta = {"train_seconds": seconds + time.monotonic() - start, "rays": count}
-        checkpoint.save(run.checkpoints, step, tiles, shared, meta, ranks, KEEP_CHECKPOINTS)
-
     start = time.monotonic()
     tally = Tally(start)
     with _log(run, ranks) as log, _signals() as asked:
         for step in range(first + 1, train.steps + 1):
-            rays, truth = pool.batch(spec.seed, step, count)
-            shift = jitter(spec.seed, step, count, ranks.device)
-            pixels, proposal_loss = model.renderer(
-                rays, shift, padding(step, spec), learns_proposal(step, spec)
-            )
-            total, error = loss(pixels, truth, train.losses)
-            (total + spec.sampling.proposal.weight * proposal_loss).backward()  # type: ignore[no-untyped-call]
-            _check(step, (total + proposal_loss).detach(), model, ranks)
-            model.exchange.sum_shared_gradients(model.shared.before_exchange())
-            for optimiser in optimisers:
-                optimiser.step(step, learning_rate(step, train))
-            for tile in model.tiles:
-                if tile.occupancy is not None:
-                    tile.occupancy.update(tile, step - 1)
-
-            tally.error += float(error)
-            tally.steps += 1
-            tally.rays += count
-            tally.samples += pixels.samples
+            learned = _learn(step, count, pool, model, optimisers, spec, ranks)
+            tally.add(learned, count)
             if spec.sampling.method == "occupancy":
-                count = next_rays(spec, count, ranks.total(pixels.samples))
+                count = next_rays(spec, count, ranks.total(learned.samples))
             last = step == train.steps
             if log and (step % train.log_every == 0 or last):
-                log.append(_line(step, tally, spec, proposal_loss, ranks))
+                log.append(_line(step, tally, spec, ranks))
                 run.update(step=step)
                 tally = Tally(time.monotonic())
             stop = ranks.any(bool(asked))
             periodic = train.checkpoint_every and step % train.checkpoint_every == 0
             if last or stop or periodic:
-                save(step)
+                spent = seconds + time.monotonic() - start
+                _save(run, step, model, optimisers, {"train_seconds": spent, "rays": count}, ranks)
             if stop and not last:
                 if ranks.first:
                     run.update(step=step)
@@ -115,6 +82,63 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                 start += time.monotonic() - paused  # train_seconds are of training alone
                 tally = Tally(time.monotonic())
     evaluate(run, scene, model, ranks, train.steps, seconds + time.monotonic() - start)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one step saw: mean squared error, the proposals' loss, this rank's samples."""
+
+    error: float
+    proposal_loss: float
+    samples: int
+
+
+@dataclass
+class Tally:
+    """Sums since the last line of metrics."""
+
+    started: float
+    steps: int = 0
+    rays: int = 0
+    error: float = 0.0
+    samples: int = 0
+    proposal_loss: float = 0.0  # of the last step
+
+    def add(self, learned: Learned, rays: int) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.rays += rays
+        self.error += learned.error
+        self.samples += learned.samples
+        self.proposal_loss = learned.proposal_loss
+
+
+def _learn(
+    step: int,
+    count: int,
+    pool: PixelPool,
+    model: Model,
+    optimisers: Optimisers,
+    spec: SceneSpec,
+    ranks: Ranks,
+) -> Learned:
+    """One step: rays, pixels, loss, gradients, update; a collective."""
+    rays, truth = pool.batch(spec.seed, step, count)
+    shift = jitter(spec.seed, step, count, ranks.device)
+    pixels, proposal_loss = model.renderer(
+        rays, shift, padding(step, spec), learn_proposal=learns_proposal(step, spec)
+    )
+    total, error = loss(pixels, truth, spec.train.losses)
+    (total + spec.sampling.proposal.weight * proposal_loss).backward()  # type: ignore[no-untyped-call]
+    _check(step, (total + proposal_loss).detach(), model, ranks)
+    model.exchange.sum_shared_gradients(model.shared.before_exchange())
+    rate = learning_rate(step, spec.train)
+    for optimiser in (*optimisers.tiles, optimisers.shared):
+        optimiser.step(step, rate)
+    for tile in model.tiles:
+        if tile.occupancy is not None:
+            tile.occupancy.update(tile, step - 1)
+    return Learned(float(error), float(proposal_loss.detach()), pixels.samples)
 
 
 def padding(step: int, spec: SceneSpec) -> float:
@@ -159,17 +183,32 @@ def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
     )
 
 
+def _save(
+    run: RunFolder,
+    step: int,
+    model: Model,
+    optimisers: Optimisers,
+    meta: Mapping[str, int | float],
+    ranks: Ranks,
+) -> None:
+    """Write a checkpoint; a collective."""
+    pairs = zip(model.tiles, optimisers.tiles, strict=True)
+    tiles = {tile.index: stored(tile, optimiser) for tile, optimiser in pairs}
+    shared = stored(model.shared, optimisers.shared)
+    checkpoint.save(run.checkpoints, step, tiles, shared, meta, ranks, KEEP_CHECKPOINTS)
+
+
 def _take_up(
-    run: RunFolder, model: Model, optimisers: list[Optimiser], ranks: Ranks
+    run: RunFolder, model: Model, optimisers: Optimisers, ranks: Ranks
 ) -> tuple[int, float, int]:
     """Load the newest checkpoint: steps done, seconds spent, rays of the next step."""
     found = checkpoint.load(
         run.checkpoints, model.exchange.own, ranks.device, len(model.renderer.plan)
     )
     model.load(found)
-    for tile, optimiser in zip(model.tiles, optimisers, strict=False):
+    for tile, optimiser in zip(model.tiles, optimisers.tiles, strict=True):
         optimiser.load(found.tiles[tile.index])
-    optimisers[-1].load(found.shared)
+    optimisers.shared.load(found.shared)
     return found.step, float(found.meta["train_seconds"]), int(found.meta["rays"])
 
 
@@ -212,16 +251,14 @@ def _log(run: RunFolder, ranks: Ranks) -> AbstractContextManager[MetricsLog | No
     return MetricsLog(run.metrics) if ranks.first else nullcontext()
 
 
-def _line(
-    step: int, tally: Tally, spec: SceneSpec, proposal_loss: Tensor, ranks: Ranks
-) -> dict[str, object]:
+def _line(step: int, tally: Tally, spec: SceneSpec, ranks: Ranks) -> dict[str, object]:
     seconds = time.monotonic() - tally.started
     mse = tally.error / tally.steps
     return {
         "step": step,
         "loss": mse,
         "psnr": -10 * math.log10(max(mse, 1e-10)),
-        "proposal_loss": float(proposal_loss.detach()),
+        "proposal_loss": tally.proposal_loss,
         "learning_rate": learning_rate(step, spec.train),
         "rays_per_second": tally.rays / seconds,
         "steps_per_second": tally.steps / seconds,

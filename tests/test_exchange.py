@@ -238,13 +238,19 @@ def test_a_missing_shared_gradient_becomes_zeros_on_one_rank_too() -> None:
 
 
 @given(st.integers(1, 300), st.data())
-def test_owner_shares_every_tile_once_in_order_and_evenly(K: int, data: st.DataObject) -> None:
+def test_owner_shares_every_tile_once_and_evenly(K: int, data: st.DataObject) -> None:
     R = data.draw(st.integers(1, K))
     shares = owner(K, R)
-    assert [tile for share in shares for tile in share] == list(range(K))
+    assert sorted(tile for share in shares for tile in share) == list(range(K))
+    assert all(list(share) == sorted(share) for share in shares)
     assert len(shares) == R
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert min(map(len, shares)) >= 1
+
+
+def test_neighbours_are_dealt_to_several_ranks() -> None:
+    assert owner(4, 2) == ((0, 3), (1, 2))
+    assert owner(5, 3) == ((0,), (1, 4), (2, 3))
 
 
 def test_more_ranks_than_tiles_is_refused() -> None:

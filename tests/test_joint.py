@@ -103,7 +103,7 @@ def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     made, bundle = model(case, ranks), rays()
     shift = torch.rand(N, 2, generator=generator(4), dtype=torch.float64)
     truth = torch.rand(N, 3, generator=generator(5), dtype=torch.float64)
-    pixels, proposal_loss = made.renderer(bundle, shift, 0.05, case.learn_proposal)
+    pixels, proposal_loss = made.renderer(bundle, shift, 0.05, learn_proposal=case.learn_proposal)
     total, error = loss(pixels, truth, spec(case.method).train.losses)
     (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
     made.exchange.sum_shared_gradients(made.shared.before_exchange())

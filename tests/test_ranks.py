@@ -44,6 +44,7 @@ def work(folder: Path) -> None:
             "even": ranks.all_gather(whole, (2, 2, 2)).tolist(),
             "flags": ranks.all_gather(torch.tensor([r == 1]), (1, 1, 1)).tolist(),
             "sums": [bfloat.tolist(), double.tolist(), leaf.item()],
+            "objects": ranks.gather_objects({"rank": r}),
             "any": [ranks.any(False), ranks.any(r == 2), ranks.any(True)],
             "waited": time.monotonic() - before > 0.2,
         }
@@ -95,6 +96,10 @@ def test_sums_are_in_place_and_of_any_dtype(seen: list[dict[str, object]]) -> No
         assert one["sums"] == [[3, 3], [[4.5, 4.5]], 3]
 
 
+def test_objects_are_gathered_in_rank_order(seen: list[dict[str, object]]) -> None:
+    assert [one["objects"] for one in seen] == [[{"rank": 0}, {"rank": 1}, {"rank": 2}]] * SIZE
+
+
 def test_all_agree_on_flags(seen: list[dict[str, object]]) -> None:
     assert [one["any"] for one in seen] == [[False, True, True]] * SIZE
 
@@ -117,6 +122,7 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert total.tolist() == [1, 1]
         assert ranks.any(True)
         assert not ranks.any(False)
+        assert ranks.gather_objects("alone") == ["alone"]
         ranks.barrier()
 
 

@@ -537,7 +537,7 @@ BAD = {
         C + "field: {features: 8}\nprofiles:\n  cuda:\n    field: {levels: 32}\n"
         "  cpu: {sampling: {budget: 100}}\n",
         [
-            "x.yaml:6:28: profiles.cpu.sampling.budget: 8192 rays of 16 samples "
+            "x.yaml:6:28: profiles.cpu.sampling.budget: 8192 rays of 32 samples "
             "(sampling.samples) are more than sampling.budget 100",
             "x.yaml:5:21: profiles.cuda.field.levels: field.levels 32 times field.features 8 makes "
             "256 inputs to the density network; at most 128 are possible",
@@ -577,7 +577,7 @@ BAD_OVERRIDES = {
     "bounds.box=[[0,0": "not readable as YAML: expected ',' or ']', but got '<stream end>'",
     "capture.path=a\\b": "the path contains a backslash; separate folders with /",
     "train.rays=1000000": (
-        "1000000 rays of 16 samples (sampling.samples) are more than sampling.budget 262144"
+        "1000000 rays of 32 samples (sampling.samples) are more than sampling.budget 262144"
     ),
 }
 

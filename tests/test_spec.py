@@ -99,7 +99,7 @@ def test_off_may_be_written_false() -> None:
         ),
         (
             {"sampling": {"budget": 131071}},
-            "8192 rays of 16 samples (sampling.samples) are more than sampling.budget 131071",
+            "8192 rays of 32 samples (sampling.samples) are more than sampling.budget 131071",
         ),
     ],
     ids=["resolution", "width", "proposal", "budget"],
