@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ settings.load_profile("nerfxl")
 
 Array = NDArray[np.float64]
 WriteScene = Callable[..., Path]
+AsRanks = Callable[[str, Path, int], None]
 
 WIDTH, HEIGHT, FOCAL = 24, 18, 26.0
 EYES = [
@@ -69,6 +73,38 @@ TINY: dict[str, Any] = {
         "log_every": 5,
     },
 }
+
+
+@pytest.fixture(scope="session")
+def as_ranks() -> AsRanks:
+    """Run a test file as R processes that find each other as torchrun's workers do.
+
+    Each is handed a folder to write to; all must end well.
+    """
+
+    def run(script: str, folder: Path, size: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        shared = os.environ | {
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        processes = [
+            subprocess.Popen([sys.executable, script, str(folder)], env=shared | {"RANK": str(r)})
+            for r in range(size)
+        ]
+        try:
+            assert [process.wait(200) for process in processes] == [0] * size
+        finally:
+            for process in processes:
+                process.kill()
+
+    return run
 
 
 def colours_along(origin: Array, directions: Array) -> Array:

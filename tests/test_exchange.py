@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,27 +171,12 @@ def work(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def results(
+    tmp_path_factory: pytest.TempPathFactory, as_ranks: Callable[[str, Path, int], None]
+) -> list[dict[str, Tensor]]:
     """Collect what each of four gloo processes found in the cases of more than one rank."""
     folder = tmp_path_factory.mktemp("exchange")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": str(LARGEST),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder)], env=shared | {"RANK": str(rank)})
-        for rank in range(LARGEST)
-    ]
-    try:
-        assert [process.wait(200) for process in processes] == [0] * LARGEST
-    finally:
-        for process in processes:
-            process.kill()
+    as_ranks(__file__, folder, LARGEST)
     return [load_file(folder / f"{rank}.safetensors") for rank in range(LARGEST)]
 
 

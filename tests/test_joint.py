@@ -5,10 +5,8 @@ Real processes over gloo, float64, and the model itself: plan, fields, renderer,
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,29 +139,12 @@ def work(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def results(
+    tmp_path_factory: pytest.TempPathFactory, as_ranks: Callable[[str, Path, int], None]
+) -> list[dict[str, Tensor]]:
     """Collect what each of four gloo processes found."""
     folder = tmp_path_factory.mktemp("joint")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": str(LARGEST),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder)], env=shared | {"RANK": str(rank)})
-        for rank in range(LARGEST)
-    ]
-    try:
-        assert [process.wait(200) for process in processes] == [0] * LARGEST
-    finally:
-        for process in processes:
-            process.kill()
+    as_ranks(__file__, folder, LARGEST)
     return [load_file(folder / f"{rank}.safetensors") for rank in range(LARGEST)]
 
 

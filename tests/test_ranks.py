@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,26 +51,11 @@ def work(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+def seen(
+    tmp_path_factory: pytest.TempPathFactory, as_ranks: Callable[[str, Path, int], None]
+) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": str(SIZE),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder)], env=shared | {"RANK": str(rank)})
-        for rank in range(SIZE)
-    ]
-    try:
-        assert [process.wait(200) for process in processes] == [0] * SIZE
-    finally:
-        for process in processes:
-            process.kill()
+    as_ranks(__file__, folder, SIZE)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
 
 
