@@ -69,16 +69,27 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda p, t: hash_encoding(p, t, (2, 9, 16)), inputs)
 
 
-def test_points_have_a_gradient_with_every_backend() -> None:
-    table = random(len(CELLS), ROWS, 2, seed=1)
+@DTYPES
+@COUNTS
+@pytest.mark.parametrize("features", [1, 4], ids=lambda n: f"F{n}")
+@pytest.mark.usefixtures("poison")
+def test_parity_of_the_gradient_of_points(count: int, features: int, dtype: torch.dtype) -> None:
+    placed = random(count, 3, dtype=dtype) * 1.2 - 0.1  # some are outside
+    placed[:1] = torch.tensor([0.0, 1.0, 0.5])  # the borders belong to the inside
+    table = random(len(CELLS), ROWS, features, seed=1, dtype=dtype) - 0.5
+    grad = random(count, len(CELLS) * features, seed=2, dtype=dtype) - 0.5
     grads = []
     for backend in ("reference", "cpu"):
-        points = random(9, 3).requires_grad_()
+        points = placed.clone().requires_grad_()
         with use(backend):
-            hash_encoding(points, table, CELLS).sum().backward()  # type: ignore[no-untyped-call]
+            hash_encoding(points, table, CELLS).backward(grad)  # type: ignore[no-untyped-call]
+        assert points.grad is not None
         grads.append(points.grad)
-    torch.testing.assert_close(grads[1], grads[0], rtol=0, atol=0)
-    assert grads[0] is not None
+    # Slopes are up to 16 a feature and level, and 16 features are summed.
+    torch.testing.assert_close(grads[1], grads[0], rtol=0, atol=2048 * torch.finfo(dtype).eps)
+    outside = (placed < 0) | (placed > 1)
+    assert not grads[1][outside].any()
+    assert count == 0 or grads[1][~outside].any()
 
 
 @BACKENDS

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -42,6 +43,20 @@ def backward(points: Tensor, grad: Tensor, cells: tuple[int, ...], grad_table: T
         grad_table.numpy(),
         get_num_threads(),
     )
+
+
+def backward_points(points: Tensor, table: Tensor, grad: Tensor, cells: tuple[int, ...]) -> Tensor:
+    """The gradient [M, 3] of the points from that of the features [M, L F]; 0 where clamped."""
+    out = torch.empty_like(points, memory_format=torch.contiguous_format)
+    _backward_points(
+        points.detach().contiguous().numpy(),
+        table.detach().numpy(),
+        grad.numpy(),
+        np.asarray(cells),
+        (0,) * table.shape[2],
+        out.numpy(),
+    )
+    return out
 
 
 @njit(inline="always")
@@ -111,6 +126,19 @@ def _spread(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g
         grid[row[first + 3], f] += part
 
 
+@njit(inline="always")
+def _slope(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any) -> tuple[Any, ...]:
+    """The derivatives of `_blend` by u, v and w."""
+    a, b, c, d = grid[row[0], f], grid[row[1], f], grid[row[2], f], grid[row[3], f]
+    e, h, g, k = grid[row[4], f], grid[row[5], f], grid[row[6], f], grid[row[7], f]
+    near, far = (b - a) + v * ((d - c) - (b - a)), (h - e) + v * ((k - g) - (h - e))
+    du = near + w * (far - near)
+    a, c, e, g = a + u * (b - a), c + u * (d - c), e + u * (h - e), g + u * (k - g)
+    dv = (c - a) + w * ((g - e) - (c - a))
+    dw = (e - a) + v * ((g - c) - (e - a))
+    return du, dv, dw
+
+
 @njit(parallel=True, cache=True, error_model="numpy", fastmath=True)
 def _forward(
     points: Array,
@@ -176,3 +204,51 @@ def _backward(
                     row = _hashed(i, j, k, mask)
                     for f in range(width):
                         _spread(grid, row, f, u, v, w, grad[m, level * width + f])
+
+
+@njit(parallel=True, cache=True, error_model="numpy", fastmath=True)
+def _backward_points(
+    points: Array,
+    table: Array,
+    grad: Array,
+    cells: NDArray[np.int64],
+    features: tuple[int, ...],
+    out: Array,
+) -> None:
+    count, rows, width = points.shape[0], table.shape[1], len(features)
+    zero, one = points.dtype.type(0), points.dtype.type(1)
+    mask = np.uint32(rows - 1)
+    for block in prange((count + _BLOCK - 1) // _BLOCK):
+        for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+            out[m, 0] = out[m, 1] = out[m, 2] = zero
+        for level in range(cells.shape[0]):
+            side, grid = cells[level] + 1, table[level]
+            n = one * cells[level]
+            if side**3 <= rows:
+                for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _dense(i, j, k, side)
+                    for f in range(width):
+                        du, dv, dw = _slope(grid, row, f, u, v, w)
+                        g = n * grad[m, level * width + f]
+                        out[m, 0] += g * du
+                        out[m, 1] += g * dv
+                        out[m, 2] += g * dw
+            else:
+                for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+                    i, u = _cell(points[m, 0], n, zero, one)
+                    j, v = _cell(points[m, 1], n, zero, one)
+                    k, w = _cell(points[m, 2], n, zero, one)
+                    row = _hashed(i, j, k, mask)
+                    for f in range(width):
+                        du, dv, dw = _slope(grid, row, f, u, v, w)
+                        g = n * grad[m, level * width + f]
+                        out[m, 0] += g * du
+                        out[m, 1] += g * dv
+                        out[m, 2] += g * dw
+        for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+            for axis in range(3):
+                if not zero <= points[m, axis] <= one:
+                    out[m, axis] = zero

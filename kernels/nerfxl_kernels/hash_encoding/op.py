@@ -52,7 +52,7 @@ def hash_encoding(
     -------
     [M, L F], level-major, features fastest.
 
-    The gradient exists for the table with every backend, and for points with `reference`.
+    The gradient exists for the table and for the points; it is 0 for a coordinate outside [0, 1].
 
     Raises
     ------
@@ -60,7 +60,7 @@ def hash_encoding(
         If shapes or dtypes disagree, T is not a power of two, or a resolution is not in 1 to 2^20.
     """
     _validate(points, table, cells, accumulate_into)
-    if backend.choose(points) == "reference" or points.requires_grad:
+    if backend.choose(points) == "reference":
         return reference.hash_encoding(points, table, cells, accumulate_into)
     out: Tensor = _HashEncodingCpu.apply(points, table, cells, accumulate_into)  # type: ignore[no-untyped-call]
     return out
@@ -97,9 +97,14 @@ class _HashEncodingCpu(torch.autograd.Function):
         return cpu.forward(points, table, cells)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         points, table = ctx.saved_tensors
         into = ctx.accumulate_into
-        grad_table = torch.zeros_like(table) if into is None else into
-        cpu.backward(points, grad.contiguous(), ctx.cells, grad_table)
-        return None, (grad_table if into is None else None), None, None
+        grad_points, grad_table = None, None
+        grad = grad.contiguous()
+        if ctx.needs_input_grad[0]:
+            grad_points = cpu.backward_points(points, table, grad, ctx.cells)
+        if ctx.needs_input_grad[1]:
+            grad_table = torch.zeros_like(table) if into is None else into
+            cpu.backward(points, grad, ctx.cells, grad_table)
+        return grad_points, (grad_table if into is None else None), None, None
