@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -81,9 +82,9 @@ class Gather:
             return own
         shares = owner(self.tiles, self.ranks.size)
         rank_by_rank = self.ranks.all_gather(own, [len(tiles) for tiles in shares])
-        holds = torch.tensor([k for tiles in shares for k in tiles], device=own.device)
-        attached = torch.tensor(self.own, device=own.device)
-        return rank_by_rank[holds.argsort()].index_copy(0, attached, own)
+        rows = dict(zip(chain(*shares), rank_by_rank, strict=True))
+        rows |= zip(self.own, own, strict=True)  # these are attached to autograd
+        return torch.stack([rows[tile] for tile in range(self.tiles)])
 
     def sum_shared_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Sum over ranks, in place, the gradients of parameters that all tiles share.

@@ -127,16 +127,17 @@ def _spread(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g
 
 
 @njit(inline="always")
-def _slope(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any) -> tuple[Any, ...]:
-    """The derivatives of `_blend` by u, v and w."""
+def _add_slope(
+    grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g: Any, out: Array
+) -> None:
+    """Add g times the derivatives of `_blend` by u, v and w to out [3]."""
     a, b, c, d = grid[row[0], f], grid[row[1], f], grid[row[2], f], grid[row[3], f]
-    e, h, g, k = grid[row[4], f], grid[row[5], f], grid[row[6], f], grid[row[7], f]
-    near, far = (b - a) + v * ((d - c) - (b - a)), (h - e) + v * ((k - g) - (h - e))
-    du = near + w * (far - near)
-    a, c, e, g = a + u * (b - a), c + u * (d - c), e + u * (h - e), g + u * (k - g)
-    dv = (c - a) + w * ((g - e) - (c - a))
-    dw = (e - a) + v * ((g - c) - (e - a))
-    return du, dv, dw
+    e, h, i, j = grid[row[4], f], grid[row[5], f], grid[row[6], f], grid[row[7], f]
+    near, far = (b - a) + v * ((d - c) - (b - a)), (h - e) + v * ((j - i) - (h - e))
+    a, c, e, i = a + u * (b - a), c + u * (d - c), e + u * (h - e), i + u * (j - i)
+    out[0] += g * (near + w * (far - near))
+    out[1] += g * ((c - a) + w * ((i - e) - (c - a)))
+    out[2] += g * ((e - a) + v * ((i - c) - (e - a)))
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath=True)
@@ -231,11 +232,8 @@ def _backward_points(
                     k, w = _cell(points[m, 2], n, zero, one)
                     row = _dense(i, j, k, side)
                     for f in range(width):
-                        du, dv, dw = _slope(grid, row, f, u, v, w)
                         g = n * grad[m, level * width + f]
-                        out[m, 0] += g * du
-                        out[m, 1] += g * dv
-                        out[m, 2] += g * dw
+                        _add_slope(grid, row, f, u, v, w, g, out[m])
             else:
                 for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
                     i, u = _cell(points[m, 0], n, zero, one)
@@ -243,11 +241,8 @@ def _backward_points(
                     k, w = _cell(points[m, 2], n, zero, one)
                     row = _hashed(i, j, k, mask)
                     for f in range(width):
-                        du, dv, dw = _slope(grid, row, f, u, v, w)
                         g = n * grad[m, level * width + f]
-                        out[m, 0] += g * du
-                        out[m, 1] += g * dv
-                        out[m, 2] += g * dw
+                        _add_slope(grid, row, f, u, v, w, g, out[m])
         for m in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
             for axis in range(3):
                 if not zero <= points[m, axis] <= one:
