@@ -33,8 +33,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, on two processes; `nox -s tests -- -k name` picks some."""
-    _module(session, "pytest", "-n", "2", *session.posargs, env=ONE_THREAD_EACH)
+    """Run the tests, on two processes, and the Triton kernels' in Triton's interpreter.
+
+    `nox -s tests -- -k name` picks some.
+    """
+    picked = {"env": ONE_THREAD_EACH, "success_codes": [0, NO_TESTS] if session.posargs else [0]}
+    _module(session, "pytest", "-n", "2", *session.posargs, **picked)
+    picked["env"] |= {"TRITON_INTERPRET": "1"}  # fixed when a kernel is defined: its own process
+    _module(session, "pytest", "-n", "2", "-m", "gpu", "tests/kernels", *session.posargs, **picked)
 
 
 @nox.session

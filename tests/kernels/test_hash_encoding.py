@@ -10,17 +10,10 @@ from nerfxl_kernels.backend import Backend, use
 from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
 from torch import Tensor
 
-COUNTS = pytest.mark.parametrize("count", [0, 1, 63, 1000], ids=lambda n: f"M{n}")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
+from tests.kernels.backends import BACKENDS, COUNTS, DTYPES, FAST, random
 
 CELLS = (2, 4, 9, 16)  # 27 and 125 vertices are dense in 128 rows; 1,000 and 4,913 are hashed
 ROWS = 128
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def run(
@@ -36,9 +29,10 @@ def run(
 
 @DTYPES
 @COUNTS
-@pytest.mark.parametrize("features", [1, 2, 3], ids=lambda n: f"F{n}")
+@FAST
+@pytest.mark.parametrize("features", [1, 2, 3, 4, 8], ids=lambda n: f"F{n}")
 @pytest.mark.usefixtures("poison")
-def test_parity(count: int, features: int, dtype: torch.dtype) -> None:
+def test_parity(backend: Backend, count: int, features: int, dtype: torch.dtype) -> None:
     points = random(count, 3, dtype=dtype) * 1.2 - 0.1  # some are outside
     points[:1] = torch.tensor([0.0, 1.0, 0.5])  # and one is on the border
     table = random(len(CELLS), ROWS, features, seed=1, dtype=dtype) - 0.5
@@ -47,13 +41,13 @@ def test_parity(count: int, features: int, dtype: torch.dtype) -> None:
     # 1000 points, in another order.
     eps = torch.finfo(dtype).eps
     expected, expected_grad = run("reference", points, table, grad)
-    out, grad_table = run("cpu", points, table, grad)
+    out, grad_table = run(backend, points, table, grad)
     torch.testing.assert_close(out, expected, rtol=0, atol=32 * eps)
     torch.testing.assert_close(grad_table, expected_grad, rtol=0, atol=1000 * eps)
 
     buffers = [torch.ones_like(table) for _ in range(2)]
-    for backend, buffer in zip(("reference", "cpu"), buffers, strict=True):
-        out, none = run(backend, points, table, grad, buffer)  # type: ignore[arg-type]
+    for which, buffer in zip(("reference", backend), buffers, strict=True):
+        out, none = run(which, points, table, grad, buffer)  # type: ignore[arg-type]
         assert none is None
         torch.testing.assert_close(out, expected, rtol=0, atol=32 * eps)
     torch.testing.assert_close(buffers[1], buffers[0], rtol=0, atol=1000 * eps)
@@ -71,17 +65,20 @@ def test_gradcheck() -> None:
 
 @DTYPES
 @COUNTS
+@FAST
 @pytest.mark.parametrize("features", [1, 4], ids=lambda n: f"F{n}")
 @pytest.mark.usefixtures("poison")
-def test_parity_of_the_gradient_of_points(count: int, features: int, dtype: torch.dtype) -> None:
+def test_parity_of_the_gradient_of_points(
+    backend: Backend, count: int, features: int, dtype: torch.dtype
+) -> None:
     placed = random(count, 3, dtype=dtype) * 1.2 - 0.1  # some are outside
     placed[:1] = torch.tensor([0.0, 1.0, 0.5])  # the borders belong to the inside
     table = random(len(CELLS), ROWS, features, seed=1, dtype=dtype) - 0.5
     grad = random(count, len(CELLS) * features, seed=2, dtype=dtype) - 0.5
     grads = []
-    for backend in ("reference", "cpu"):
+    for which in ("reference", backend):
         points = placed.clone().requires_grad_()
-        with use(backend):
+        with use(which):  # type: ignore[arg-type]
             hash_encoding(points, table, CELLS).backward(grad)  # type: ignore[no-untyped-call]
         assert points.grad is not None
         grads.append(points.grad)
@@ -127,12 +124,13 @@ def test_a_vertex_of_a_fine_level_is_its_hashed_row(backend: Backend) -> None:
 
 
 @DTYPES
-def test_fine_levels_stay_in_the_table(dtype: torch.dtype) -> None:
+@FAST
+def test_fine_levels_stay_in_the_table(backend: Backend, dtype: torch.dtype) -> None:
     cells = resolutions(4, 16, 1_000_000)
     points, table = random(200, 3, dtype=dtype), random(4, ROWS, 2, seed=1, dtype=dtype)
     outs = []
-    for backend in ("reference", "cpu"):
-        with use(backend):
+    for which in ("reference", backend):
+        with use(which):  # type: ignore[arg-type]
             outs.append(hash_encoding(points, table, cells))
     # A position of 1e6 cells is rounded to 1e6 eps: in float32 a sixteenth of a cell.
     atol = 4e6 * torch.finfo(dtype).eps

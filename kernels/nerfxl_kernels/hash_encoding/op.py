@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nerfxl_kernels import backend
-from nerfxl_kernels.hash_encoding import cpu, reference
+from nerfxl_kernels.hash_encoding import reference
 
 _FINEST = 2**20  # cells an edge; (n + 1)^3 vertices must fit int64
 
@@ -62,7 +62,7 @@ def hash_encoding(
     _validate(points, table, cells, accumulate_into)
     if backend.choose(points) == "reference":
         return reference.hash_encoding(points, table, cells, accumulate_into)
-    out: Tensor = _HashEncodingCpu.apply(points, table, cells, accumulate_into)  # type: ignore[no-untyped-call]
+    out: Tensor = _HashEncoding.apply(points, table, cells, accumulate_into)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -83,7 +83,7 @@ def _validate(
         raise ValueError(f"accumulate_into: found {tuple(accumulate_into.shape)}, expected table's")
 
 
-class _HashEncodingCpu(torch.autograd.Function):
+class _HashEncoding(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -94,7 +94,9 @@ class _HashEncodingCpu(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(points, table)
         ctx.cells, ctx.accumulate_into = cells, accumulate_into
-        return cpu.forward(points, table, cells)
+        ctx.kernels = backend.load("hash_encoding", points)
+        out: Tensor = ctx.kernels.forward(points, table, cells)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -103,8 +105,8 @@ class _HashEncodingCpu(torch.autograd.Function):
         grad_points, grad_table = None, None
         grad = grad.contiguous()
         if ctx.needs_input_grad[0]:
-            grad_points = cpu.backward_points(points, table, grad, ctx.cells)
+            grad_points = ctx.kernels.backward_points(points, table, grad, ctx.cells)
         if ctx.needs_input_grad[1]:
             grad_table = torch.zeros_like(table) if into is None else into
-            cpu.backward(points, grad, ctx.cells, grad_table)
+            ctx.kernels.backward(points, grad, ctx.cells, grad_table)
         return grad_points, (grad_table if into is None else None), None, None
