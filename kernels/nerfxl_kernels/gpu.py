@@ -57,7 +57,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 @triton.jit
-def opacity(tau):  # type: ignore[no-untyped-def]
+def opacity(tau):
     """1 - exp(-tau) for tau >= 0, to a few units in the last place.
 
     A difference would cancel where tau is small: there, its power series.

@@ -15,7 +15,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 @pytest.fixture(autouse=True)
 def device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run tests marked `gpu` on a GPU, or on the CPU in Triton's interpreter; skip without either."""
+    """Run tests marked `gpu` on a GPU or in Triton's interpreter; skip them without either."""
     if request.node.get_closest_marker("gpu") is None or INTERPRETED:
         yield
     elif torch.cuda.is_available():

@@ -47,7 +47,7 @@ def test_parity(backend: Backend, count: int, features: int, dtype: torch.dtype)
 
     buffers = [torch.ones_like(table) for _ in range(2)]
     for which, buffer in zip(("reference", backend), buffers, strict=True):
-        out, none = run(which, points, table, grad, buffer)  # type: ignore[arg-type]
+        out, none = run(which, points, table, grad, buffer)
         assert none is None
         torch.testing.assert_close(out, expected, rtol=0, atol=32 * eps)
     torch.testing.assert_close(buffers[1], buffers[0], rtol=0, atol=1000 * eps)
@@ -78,7 +78,7 @@ def test_parity_of_the_gradient_of_points(
     grads = []
     for which in ("reference", backend):
         points = placed.clone().requires_grad_()
-        with use(which):  # type: ignore[arg-type]
+        with use(which):
             hash_encoding(points, table, CELLS).backward(grad)  # type: ignore[no-untyped-call]
         assert points.grad is not None
         grads.append(points.grad)
@@ -130,7 +130,7 @@ def test_fine_levels_stay_in_the_table(backend: Backend, dtype: torch.dtype) -> 
     points, table = random(200, 3, dtype=dtype), random(4, ROWS, 2, seed=1, dtype=dtype)
     outs = []
     for which in ("reference", backend):
-        with use(which):  # type: ignore[arg-type]
+        with use(which):
             outs.append(hash_encoding(points, table, cells))
     # A position of 1e6 cells is rounded to 1e6 eps: in float32 a sixteenth of a cell.
     atol = 4e6 * torch.finfo(dtype).eps

@@ -23,7 +23,7 @@ _POINTS = 256  # a program
 
 def forward(points: Tensor, table: Tensor, cells: tuple[int, ...]) -> Tensor:
     """Features [M, L F] of points [M, 3]."""
-    levels, rows, features = table.shape
+    levels, _, features = table.shape
     out = points.new_empty(levels * features, points.shape[0]).T
     _by_level(_forward, points, table, cells, table.shape, out)
     return out
@@ -89,7 +89,7 @@ def _lattice(cells: tuple[int, ...], rows: int, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _cell(points, m, inside, axis: tl.constexpr, n):  # type: ignore[no-untyped-def]
+def _cell(points, m, inside, axis: tl.constexpr, n):
     """Cell and share of the way through it, along one axis: [POINTS] each."""
     x = tl.load(points + m * 3 + axis, mask=inside, other=0)
     edge = n.to(x.dtype)
@@ -99,7 +99,7 @@ def _cell(points, m, inside, axis: tl.constexpr, n):  # type: ignore[no-untyped-
 
 
 @triton.jit
-def _level(lattice, level, points, m, inside):  # type: ignore[no-untyped-def]
+def _level(lattice, level, points, m, inside):
     """Where points lie on a level: its row of the lattice, corners and shares by axis."""
     n = tl.load(lattice + level * 4)
     factors = (tl.load(lattice + level * 4 + 1), tl.load(lattice + level * 4 + 2))
@@ -111,7 +111,7 @@ def _level(lattice, level, points, m, inside):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _row(i, j, k, factor_j, factor_k, mask):  # type: ignore[no-untyped-def]
+def _row(i, j, k, factor_j, factor_k, mask):
     """Row of a vertex. 32 bits may wrap around: only low bits count where vertices share rows."""
     x = i.to(tl.uint32)
     y = j.to(tl.uint32) * factor_j.to(tl.uint32)
@@ -120,13 +120,13 @@ def _row(i, j, k, factor_j, factor_k, mask):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _share(bit: tl.constexpr, u):  # type: ignore[no-untyped-def]
+def _share(bit: tl.constexpr, u):
     """The share of the near vertex (bit 0) or the far one (bit 1) along one axis."""
     return u if bit else 1 - u
 
 
 @triton.jit
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(
     points,
     table,
     lattice,
@@ -158,7 +158,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     points,
     grad_table,
     lattice,
@@ -189,7 +189,7 @@ def _backward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _backward_points(  # type: ignore[no-untyped-def]
+def _backward_points(
     points,
     table,
     lattice,
@@ -232,6 +232,6 @@ def _backward_points(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _store_slope(out, points, m, inside, axis: tl.constexpr, slope):  # type: ignore[no-untyped-def]
+def _store_slope(out, points, m, inside, axis: tl.constexpr, slope):
     x = tl.load(points + m * 3 + axis, mask=inside, other=0)
     tl.store(out + m * 3 + axis, tl.where((x >= 0) & (x <= 1), slope, 0), mask=inside)
