@@ -37,10 +37,11 @@ def tests(session: nox.Session) -> None:
 
     `nox -s tests -- -k name` picks some.
     """
-    picked = {"env": ONE_THREAD_EACH, "success_codes": [0, NO_TESTS] if session.posargs else [0]}
-    _module(session, "pytest", "-n", "2", *session.posargs, **picked)
-    picked["env"] |= {"TRITON_INTERPRET": "1"}  # fixed when a kernel is defined: its own process
-    _module(session, "pytest", "-n", "2", "-m", "gpu", "tests/kernels", *session.posargs, **picked)
+    pytest = ("pytest", "-n", "2", *session.posargs)
+    codes = [0, NO_TESTS] if session.posargs else [0]
+    _module(session, *pytest, env=ONE_THREAD_EACH, success_codes=codes)
+    interpreted = ONE_THREAD_EACH | {"TRITON_INTERPRET": "1"}  # settled when kernels are defined
+    _module(session, *pytest, "-m", "gpu", "tests/kernels", env=interpreted, success_codes=codes)
 
 
 @nox.session
