@@ -94,7 +94,7 @@ def _cell(points, m, inside, axis: tl.constexpr, n):
     x = tl.load(points + m * 3 + axis, mask=inside, other=0)
     edge = n.to(x.dtype)
     position = tl.minimum(tl.maximum(x, 0), 1) * edge
-    corner = tl.minimum(position.to(tl.int32), n.to(tl.int32) - 1)
+    corner = tl.maximum(tl.minimum(position.to(tl.int32), n.to(tl.int32) - 1), 0)
     return corner, position - corner.to(x.dtype)
 
 

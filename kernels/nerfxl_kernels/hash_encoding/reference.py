@@ -13,10 +13,10 @@ def hash_encoding(
 ) -> Tensor:
     """See `nerfxl_kernels.hash_encoding.op.hash_encoding`."""
     if accumulate_into is not None and table.requires_grad and torch.is_grad_enabled():
-        table = table.detach().requires_grad_()
+        table = table.detach().to(points.dtype).requires_grad_()
         buffer = accumulate_into
         table.register_hook(buffer.add_)  # type: ignore[no-untyped-call]
-    rows = table.shape[1]
+    table, rows = table.to(points.dtype), table.shape[1]
     return torch.cat([_level(points, table[i], n, rows) for i, n in enumerate(cells)], dim=-1)
 
 
