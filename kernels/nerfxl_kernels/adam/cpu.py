@@ -1,4 +1,7 @@
-"""Sparse Adam in numba: reads the gradients, and the rest only where they are not zero."""
+"""Sparse Adam in numba: runs of entries without any gradient are skipped.
+
+Within a run there are no branches, so that the compiler makes vectors of it: memory is the limit.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch import Tensor
 
 Array = NDArray[np.floating]
 _BLOCK = 16384
-_LINE = 16  # entries looked at together, and skipped together where none is touched
+_RUN = 256  # entries looked at together, and skipped together where none is touched
 
 
 def adam(
@@ -45,22 +48,38 @@ def _adam(
     unbias: float,
     eps: float,
 ) -> None:
-    size = parameter.shape[0]
-    one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
+    size, zero = parameter.shape[0], parameter.dtype.type(0)
     for block in prange((size + _BLOCK - 1) // _BLOCK):
-        for start in range(block * _BLOCK, min(size, (block + 1) * _BLOCK), _LINE):
-            stop = min(size, start + _LINE)
+        for start in range(block * _BLOCK, min(size, (block + 1) * _BLOCK), _RUN):
+            run = slice(start, min(size, start + _RUN))
             touched = False
-            for i in range(start, stop):  # no branch inside: the compiler makes vectors of it
+            for i in range(run.start, run.stop):
                 touched |= grad[i] != zero
-            if not touched:
-                continue
-            for i in range(start, stop):
-                g = grad[i]
-                if g != zero:
-                    m = b1 * first[i] + (one - b1) * g
-                    v = b2 * second[i] + (one - b2) * g * g
-                    parameter[i] -= rate * m / (math.sqrt(v) * unbias + eps)
-                    first[i] = m
-                    second[i] = v
-                    grad[i] = zero
+            if touched:
+                arrays = parameter[run], grad[run], first[run], second[run]
+                _step(*arrays, b1, b2, rate, unbias, eps)
+
+
+@njit(cache=True, error_model="numpy")
+def _step(
+    parameter: Array,
+    grad: Array,
+    first: Array,
+    second: Array,
+    b1: float,
+    b2: float,
+    rate: float,
+    unbias: float,
+    eps: float,
+) -> None:
+    one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
+    for i in range(parameter.shape[0]):
+        g = grad[i]
+        m = b1 * first[i] + (one - b1) * g
+        v = b2 * second[i] + (one - b2) * g * g
+        move = rate * m / (math.sqrt(v) * unbias + eps)
+        touched = g != zero
+        parameter[i] -= move if touched else zero
+        first[i] = m if touched else first[i]
+        second[i] = v if touched else second[i]
+        grad[i] = zero
