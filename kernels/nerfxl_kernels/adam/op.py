@@ -10,7 +10,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from nerfxl_kernels import backend
-from nerfxl_kernels.adam import cpu, reference
 
 
 def adam(
@@ -41,5 +40,5 @@ def adam(
         raise ValueError(f"adam: found shapes {[tuple(t.shape) for t in tensors]}, expected one")
     if step < 1 or not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"adam: step {step}, contiguous {[t.is_contiguous() for t in tensors]}")
-    run = reference.adam if backend.choose(parameter) == "reference" else cpu.adam
-    run(parameter, grad, first, second, step, rate, betas, eps)
+    kernels = backend.load("adam", parameter)
+    kernels.adam(parameter, grad, first, second, step, rate, betas, eps)
