@@ -13,44 +13,56 @@ Array = NDArray[np.floating]
 
 
 def forward(
-    density: Tensor, colour: Tensor, length: Tensor, middle: Tensor, width: Tensor, offsets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Values [P, 6] and weights [M]."""
-    values = density.new_empty(offsets.shape[0] - 1, 6)
-    weights = density.new_empty(density.shape[0])
-    inputs = (density, colour, length, middle, width, offsets, values, weights)
-    _forward(*(tensor.detach().contiguous().numpy() for tensor in inputs))
-    return values, weights
+    density: Tensor,
+    channels: Tensor,
+    length: Tensor,
+    middle: Tensor,
+    width: Tensor,
+    offsets: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values [P, 3 + C], weights [M], and transmittance [M] behind each sample, for backward."""
+    count, each = channels.shape
+    values = density.new_empty(offsets.shape[0] - 1, 3 + each)
+    weights, passed = density.new_empty(count), density.new_empty(count)
+    inputs = (density, channels, length, middle, width, offsets, values, weights, passed)
+    _forward((0,) * each, *(tensor.detach().contiguous().numpy() for tensor in inputs))
+    return values, weights, passed
 
 
 def backward(*inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of density [M] and colour [M, 3] from that of values [P, 6].
+    """Gradients of density [M] and channels [M, C] from that of values [P, 3 + C].
 
-    inputs: those of `forward`, what it returned, and the gradient of values.
+    inputs: those of `forward` but for density, what it returned, and the gradient of values.
     """
-    grad_density, grad_colour = (like.new_empty(like.shape) for like in inputs[:2])  # contiguous
-    arrays = (*inputs, grad_density, grad_colour)
-    _backward(*(tensor.detach().contiguous().numpy() for tensor in arrays))
-    return grad_density, grad_colour
+    channels, length = inputs[:2]
+    grad_density, grad_channels = length.new_empty(length.shape), channels.new_empty(channels.shape)
+    arrays = (*inputs, grad_density, grad_channels)
+    each = (0,) * channels.shape[1]
+    _backward(each, *(tensor.detach().contiguous().numpy() for tensor in arrays))
+    return grad_density, grad_channels
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _forward(
+    each: tuple[int, ...],  # its length is C, known to the compiler
     density: Array,
-    colour: Array,
+    channels: Array,
     length: Array,
     middle: Array,
     width: Array,
     offsets: NDArray[np.int64],
     values: Array,
     weights: Array,
+    passed: Array,
 ) -> None:
     zero = density.dtype.type(0)
     one = density.dtype.type(1)
     third = one / density.dtype.type(3)
     for p in prange(offsets.shape[0] - 1):
         transmittance = one
-        tau = moment = distortion = opacity = red = green = blue = zero
+        tau = moment = distortion = opacity = zero
+        for c in range(len(each)):
+            values[p, 3 + c] = zero
         for i in range(offsets[p], offsets[p + 1]):
             depth = density[i] * length[i]
             w = transmittance * -math.expm1(-depth)
@@ -59,62 +71,55 @@ def _forward(
             distortion += twice * (middle[i] * opacity - moment) + third * w * w * width[i]
             opacity += w
             moment += w * middle[i]
-            red += w * colour[i, 0]
-            green += w * colour[i, 1]
-            blue += w * colour[i, 2]
+            for c in range(len(each)):
+                values[p, 3 + c] += w * channels[i, c]
             tau += depth
             transmittance = one * math.exp(-tau)
             weights[i] = w
+            passed[i] = transmittance
         values[p, 0] = tau
         values[p, 1] = moment
         values[p, 2] = distortion
-        values[p, 3] = red
-        values[p, 4] = green
-        values[p, 5] = blue
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def _backward(
-    density: Array,
-    colour: Array,
+    each: tuple[int, ...],
+    channels: Array,
     length: Array,
     middle: Array,
     width: Array,
     offsets: NDArray[np.int64],
     values: Array,
     weights: Array,
+    passed: Array,
     grad: Array,
     grad_density: Array,
-    grad_colour: Array,
+    grad_channels: Array,
 ) -> None:
     """dL/dtau_i = T_{i+1} q_i - sum_{j>i} w_j q_j + g_tau, with q_i = dL/dw_i.
 
     The distortion's share of q_i is 2 (m_i (W_< - W_>) - (M_< - M_>)) + 2/3 w_i delta_i, where W
-    and M sum w_j and w_j m_j before and behind i. Back to front, so that what lies behind is known;
-    T_{i+1} is found front to back first, for a large tau behind would swallow the small one here.
+    and M sum w_j and w_j m_j before and behind i; with the sums over all j that is
+    2 (m_i (W - 2 W_>) - (M - 2 M_>)) + 2/3 w_i delta_i. Back to front, so that sums behind are
+    small where little is seen: differences of large sums would leave noise in what is hidden.
     """
-    two_thirds = density.dtype.type(2) / density.dtype.type(3)
+    zero = length.dtype.type(0)
+    two_thirds = length.dtype.type(2) / length.dtype.type(3)
     for p in prange(offsets.shape[0] - 1):
         g_tau, g_moment, g_distortion = grad[p, 0], grad[p, 1], grad[p, 2]
-        g_red, g_green, g_blue = grad[p, 3], grad[p, 4], grad[p, 5]
-        zero = density.dtype.type(0)
         behind = opacity_behind = moment_behind = zero
-        opacity = -math.expm1(-values[p, 0])
-        tau = zero
-        for i in range(offsets[p], offsets[p + 1]):
-            tau += density[i] * length[i]
-            grad_density[i] = math.exp(-tau)  # T_{i+1}, until its place is needed
+        opacity, moment = -math.expm1(-values[p, 0]), values[p, 1]
         for i in range(offsets[p + 1] - 1, offsets[p] - 1, -1):
             w, m = weights[i], middle[i]
-            opacity_before = opacity - opacity_behind - w
-            moment_before = values[p, 1] - moment_behind - w * m
-            pull = m * (opacity_before - opacity_behind) - (moment_before - moment_behind)
-            q = g_red * colour[i, 0] + g_green * colour[i, 1] + g_blue * colour[i, 2]
-            q += g_moment * m + g_distortion * (pull + pull + two_thirds * w * width[i])
-            grad_density[i] = length[i] * (grad_density[i] * q - behind + g_tau)
-            grad_colour[i, 0] = w * g_red
-            grad_colour[i, 1] = w * g_green
-            grad_colour[i, 2] = w * g_blue
+            pull = m * (opacity - (opacity_behind + opacity_behind))
+            pull -= moment - (moment_behind + moment_behind)
+            q = g_moment * m + g_distortion * (pull + pull + two_thirds * w * width[i])
+            for c in range(len(each)):
+                g = grad[p, 3 + c]
+                q += g * channels[i, c]
+                grad_channels[i, c] = w * g
+            grad_density[i] = length[i] * (passed[i] * q - behind + g_tau)
             behind += w * q
             opacity_behind += w
             moment_behind += w * m

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def segment(
-    density: Tensor, colour: Tensor, length: Tensor, middle: Tensor, width: Tensor, offsets: Tensor
+    density: Tensor,
+    channels: Tensor,
+    length: Tensor,
+    middle: Tensor,
+    width: Tensor,
+    offsets: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """See `nerfxl_kernels.segment.op.segment`."""
     counts = offsets.diff()
@@ -27,5 +32,5 @@ def segment(
     pairs = 2 * (w * (m * opacity - moment)).sum(-1)
     distortion = pairs + (w * w * delta).sum(-1) / 3
     moments = torch.stack([tau.sum(-1), (w * m).sum(-1), distortion], dim=-1)
-    values = torch.cat([moments, (w[..., None] * pad(colour)).sum(1)], dim=-1)
+    values = torch.cat([moments, (w[..., None] * pad(channels)).sum(1)], dim=-1)
     return values, w[used].detach()
