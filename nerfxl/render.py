@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from nerfxl_kernels.compose import compose
+from nerfxl_kernels.compose import compose, transmittance
 from nerfxl_kernels.march import Path, march, place
 from nerfxl_kernels.resample import interlevel, optical_depth, resample
 from nerfxl_kernels.segment import segment
@@ -105,7 +105,8 @@ class Renderer:
             value, weight = self._segments(stretch, own, harmonics)
             values.append(value.new_zeros(len(rays), 6).index_copy(0, stretch.rays, value))
             weights.append(weight)
-        scene = Segment(compose(self.exchange(torch.stack(values)), order))
+        at_hand = [tile.index for tile in self.tiles]
+        scene = Segment(compose(self.exchange(torch.stack(values)), order, own=at_hand))
 
         proposal_loss = harmonics.new_zeros(())
         if learn_proposal:
@@ -168,12 +169,10 @@ class Renderer:
             bins.append(own)
             depths.append(depth)
 
-        tau = self.exchange(taus)[..., 0].T.gather(1, order)  # [N, K], front to back
-        passed = torch.nn.functional.pad(tau, (1, 0))[:, :-1].cumsum(1)
-        before = torch.exp(-passed)
-        width = (cuts[..., 1] - cuts[..., 0]).T.gather(1, order)
-        mass = before * -torch.expm1(-tau) + padding * width
-        end = mass.double().cumsum(1)
+        tau = self.exchange(taus)[..., 0]  # [K, N]
+        before = transmittance(tau, order)
+        mass = before * -torch.expm1(-tau) + padding * (cuts[..., 1] - cuts[..., 0])
+        end = mass.T.gather(1, order).double().cumsum(1)  # [N, K], front to back
         end = end / end[:, -1:].clamp(min=1e-30)
         start = torch.nn.functional.pad(end[:, :-1], (1, 0))
         place_of = order.argsort(1)  # [N, K]: where a tile stands along the ray
@@ -182,7 +181,7 @@ class Renderer:
         for stretch, own, depth in zip(stretches, bins, depths, strict=True):
             at = place_of[stretch.rays, stretch.tile.index, None]
             parts.append(torch.cat([x[stretch.rays].gather(1, at) for x in (start, end)], 1))
-            in_front = before[stretch.rays].gather(1, at)[:, 0]
+            in_front = before[stretch.tile.index, stretch.rays]
             proposed.append(Proposed(own, depth, in_front))
         return proposed, parts
 

@@ -507,7 +507,7 @@ def test_the_composed_distortion_is_that_of_the_segments_in_order(method: str) -
     rays = some_rays()
     pixels = show(made, rays)
     order = cut_in(4).order[octants(rays.directions)]
-    whole = composing.compose(values[-1], order)
+    whole = composing.compose(values[-1], order, own=())
     torch.testing.assert_close(pixels.distortion, whole[:, 2], rtol=0, atol=1e-13)
     torch.testing.assert_close(
         pixels.colour, whole[:, 3:] + torch.exp(-whole[:, :1]) * BEHIND, rtol=0, atol=1e-13

@@ -1,55 +1,71 @@
-"""The Segment product: a monoid, alike in numba and in torch."""
+"""The Segment product: a monoid, alike on all backends; and the light in front of each tile."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nerfxl_kernels.backend import Backend, use
-from nerfxl_kernels.compose import compose
+from nerfxl_kernels.compose import compose, transmittance
 from torch import Tensor
 
-BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu"])
+from tests.kernels.backends import BACKENDS, DTYPES, FAST, random
+
 RAYS = pytest.mark.parametrize("rays", [0, 1, 63, 1000], ids=lambda n: f"N{n}")
-TILES = pytest.mark.parametrize("tiles", [0, 1, 2, 7], ids=lambda n: f"K{n}")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+WIDTHS = pytest.mark.parametrize(
+    ("tiles", "channels"), [(0, 3), (1, 3), (7, 0), (7, 3), (2, 17)], ids=str
+)
 
 
 def tiles_and_order(
-    tiles: int, rays: int, dtype: torch.dtype = torch.float64
+    tiles: int, rays: int, dtype: torch.dtype = torch.float64, channels: int = 3
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, an order a ray, and a gradient; a third of the tiles are missed."""
-    generator = torch.Generator().manual_seed(tiles * 7919 + rays)
-    values = torch.rand(tiles, rays, 6, generator=generator, dtype=torch.float64)
+    values = random(tiles, rays, 3 + channels)
     values[..., 0] *= 3
-    values *= torch.rand(tiles, rays, 1, generator=generator) > 1 / 3
-    order = torch.rand(rays, tiles, generator=generator).argsort(1)
-    grad = torch.rand(rays, 6, generator=generator, dtype=torch.float64) - 0.5
+    values *= random(tiles, rays, 1, seed=1) > 1 / 3
+    order = random(rays, tiles, seed=2).argsort(1)
+    grad = random(rays, 3 + channels, seed=3) - 0.5
     return values.to(dtype), order, grad.to(dtype)
+
+
+def gradient(values: Tensor, order: Tensor, grad: Tensor, own: list[int] | None = None) -> Tensor:
+    leaf = values.clone().requires_grad_()
+    out = compose(leaf, order, own=own)
+    if out.requires_grad:  # of no tile at all, the reference's product is none
+        out.backward(grad)  # type: ignore[no-untyped-call]
+    return torch.zeros_like(values) if leaf.grad is None else leaf.grad
 
 
 @DTYPES
 @RAYS
-@TILES
+@WIDTHS
+@FAST
 @pytest.mark.usefixtures("poison")
-def test_parity(tiles: int, rays: int, dtype: torch.dtype) -> None:
-    values, order, grad = tiles_and_order(tiles, rays, dtype)
+def test_parity(backend: Backend, tiles: int, channels: int, rays: int, dtype: torch.dtype) -> None:
+    values, order, grad = tiles_and_order(tiles, rays, dtype, channels)
+    own = list(range(0, tiles, 2))
     results = []
-    for backend in ("reference", "cpu"):
-        leaf = values.clone().requires_grad_()
-        with use(backend):
-            out = compose(leaf, order)
-        if out.requires_grad:
-            out.backward(grad)  # type: ignore[no-untyped-call]
-        results.append((out.detach(), leaf.grad if tiles else values))
-    # Sums of at most 7 terms of at most 7 units: tau reaches 21.
+    for which in ("reference", backend):
+        with use(which):
+            results.append(
+                {
+                    "product": compose(values, order),
+                    "values": gradient(values, order, grad),
+                    "own values": gradient(values, order, grad, own),
+                    "transmittance": transmittance(values[..., 0], order),
+                }
+            )
+    # Sums of at most 7 terms of at most 7 units (tau reaches 21), and in a gradient of 20 a tile.
     atol = 64 * torch.finfo(dtype).eps
-    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=atol, msg="product")
-    torch.testing.assert_close(results[1][1], results[0][1], rtol=0, atol=atol, msg="values")
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=0, atol=atol, msg=name)
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_gradcheck(backend: Backend) -> None:
     values, order, _ = tiles_and_order(4, 3)
     with use(backend):
@@ -100,12 +116,15 @@ def fold(*values: Tensor) -> Tensor:
     return compose(together, torch.arange(len(together))[None])[None]
 
 
-LAW = settings(max_examples=100, deadline=None)
+# Triton's interpreter takes milliseconds a kernel.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+LAW = settings(max_examples=5 if INTERPRETED else 100, deadline=None)
 
 
-@given(segments(0, 5), segments(0, 5), segments(0, 5), st.sampled_from(["reference", "cpu"]))
+@BACKENDS
+@given(segments(0, 5), segments(0, 5), segments(0, 5))
 @LAW
-def test_associative(x: Tensor, y: Tensor, z: Tensor, backend: Backend) -> None:
+def test_associative(backend: Backend, x: Tensor, y: Tensor, z: Tensor) -> None:
     with use(backend):
         left, right = fold(fold(x, y), z), fold(x, fold(y, z))
         flat = fold(x, y, z)
@@ -113,35 +132,99 @@ def test_associative(x: Tensor, y: Tensor, z: Tensor, backend: Backend) -> None:
     torch.testing.assert_close(left, flat, rtol=1e-13, atol=1e-13)
 
 
-@given(segments(1, 1), st.sampled_from(["reference", "cpu"]))
+@BACKENDS
+@given(segments(1, 1))
 @LAW
-def test_identity(x: Tensor, backend: Backend) -> None:
+def test_identity(backend: Backend, x: Tensor) -> None:
     nothing = torch.zeros_like(x)
     with use(backend):
         assert torch.equal(fold(nothing, x), x)
         assert torch.equal(fold(x, nothing), x)
 
 
-@given(segments(1, 6), st.randoms(use_true_random=False), st.sampled_from(["reference", "cpu"]))
+@BACKENDS
+@given(segments(1, 6), st.data())
 @LAW
-def test_only_the_order_along_the_ray_counts(x: Tensor, random: object, backend: Backend) -> None:
-    stored = list(range(len(x)))
-    random.shuffle(stored)  # type: ignore[attr-defined]  # where the i-th along the ray is stored
+def test_only_the_order_along_the_ray_counts(
+    backend: Backend, x: Tensor, drawn: st.DataObject
+) -> None:
+    stored = drawn.draw(st.permutations(range(len(x))))  # where the i-th along the ray is
     shuffled = torch.empty_like(x)
     shuffled[stored] = x
     with use(backend):
         assert torch.equal(compose(shuffled, torch.tensor([stored]))[None], fold(x))
 
 
+@BACKENDS
+@given(segments(1, 6), st.data())
+@LAW
+def test_own_tiles_learn_as_if_all_did(backend: Backend, x: Tensor, drawn: st.DataObject) -> None:
+    tiles = range(len(x))
+    order = torch.tensor([drawn.draw(st.permutations(tiles))])
+    own = drawn.draw(st.lists(st.sampled_from(tiles), unique=True))
+    others = [tile for tile in tiles if tile not in own]
+    grad = torch.tensor([[1.0, -2, 3, 0.5, 1, -1]], dtype=torch.float64)
+    with use(backend):
+        whole, found = gradient(x, order, grad), gradient(x, order, grad, own)
+    assert torch.equal(found[own], whole[own])
+    assert not found[others].any()
+
+
+@BACKENDS
+@given(segments(0, 4), st.data())
+@LAW
+def test_transmittance_is_what_the_tiles_in_front_let_pass(
+    backend: Backend, x: Tensor, drawn: st.DataObject
+) -> None:
+    place = drawn.draw(st.permutations(range(len(x))))
+    order = torch.tensor([place], dtype=torch.int64).reshape(1, len(x))
+    with use(backend):
+        found = transmittance(x[..., 0], order)
+        for i, tile in enumerate(place):
+            front = compose(x[place[:i]], torch.arange(i)[None])
+            torch.testing.assert_close(found[tile], torch.exp(-front[:, 0]), rtol=1e-13, atol=0)
+        through = found * torch.exp(-x[..., 0])  # behind each tile: behind the last, behind all
+        if place:
+            whole = torch.exp(-compose(x, order)[:, 0])
+            torch.testing.assert_close(through[place[-1]], whole, rtol=1e-13, atol=0)
+    assert not found.requires_grad
+
+
+@FAST
+def test_a_hidden_tile_learns_by_what_little_is_seen(backend: Backend) -> None:
+    """Behind tau = 20 a gradient is e^-20, and float32 knows it as well as float64."""
+    values, order, grad = tiles_and_order(6, 1)
+    values = values + 0.1
+    values[order[0, 3], 0, 0] = 20
+    grad[:, 0] = 0  # tau's own is the same for all
+    with use(backend):
+        fine = gradient(values, order, grad)
+        coarse = gradient(values.float(), order, grad.float())
+    assert 1e-12 < float(fine[order[0, 5]].abs().max()) < 1e-8
+    # tau of some 25 is rounded to 2^-20, and so is e^-tau, in some terms.
+    torch.testing.assert_close(coarse.double(), fine, rtol=2**-14, atol=0)
+
+
 @pytest.mark.parametrize(
-    ("values", "order", "sentence"),
+    ("values", "order", "own", "sentence"),
     [
-        ((2, 3, 5), (3, 2), "compose: values (2, 3, 5) with order (3, 2)"),
-        ((2, 3, 6), (2, 3), "compose: values (2, 3, 6) with order (2, 3)"),
+        ((2, 3, 2), (3, 2), None, "compose: values (2, 3, 2) with order (3, 2)"),
+        ((2, 3, 6), (2, 3), None, "compose: values (2, 3, 6) with order (2, 3)"),
+        ((2, 3), (3, 2), None, "compose: values (2, 3) with order (3, 2)"),
+        ((2, 3, 6), (3, 2), [0, 2], "compose: found own (0, 2), expected tiles of 0 to 1"),
+        ((2, 3, 6), (3, 2), [-1], "compose: found own (-1,), expected tiles of 0 to 1"),
     ],
-    ids=["width", "order"],
+    ids=["width", "order", "flat", "own", "negative"],
 )
-def test_errors(values: tuple[int, ...], order: tuple[int, ...], sentence: str) -> None:
+def test_errors(
+    values: tuple[int, ...], order: tuple[int, ...], own: list[int] | None, sentence: str
+) -> None:
     with pytest.raises(ValueError, match="compose") as error:
-        compose(torch.zeros(values), torch.zeros(order, dtype=torch.int64))
+        compose(torch.zeros(values), torch.zeros(order, dtype=torch.int64), own=own)
     assert str(error.value) == sentence
+
+
+def test_errors_of_transmittance() -> None:
+    with pytest.raises(ValueError, match="transmittance") as error:
+        transmittance(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64))
+    assert str(error.value) == "transmittance: tau (2, 3), order (2, 3)"

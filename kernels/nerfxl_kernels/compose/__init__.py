@@ -1,5 +1,5 @@
 """Ordered Segments of K tiles -> one Segment per ray."""
 
-from nerfxl_kernels.compose.op import compose
+from nerfxl_kernels.compose.op import compose, transmittance
 
-__all__ = ["compose"]
+__all__ = ["compose", "transmittance"]

@@ -12,75 +12,110 @@ from torch import Tensor
 Array = NDArray[np.floating]
 
 
-def forward(values: Tensor, order: Tensor) -> Tensor:
-    """[K, N, 6] and [N, K] -> [N, 6]."""
-    out = values.new_empty(values.shape[1], 6)
-    _forward(values.detach().contiguous().numpy(), order.contiguous().numpy(), out.numpy())
-    return out
+def forward(values: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """[K, N, 3 + C] and [N, K] -> product [N, 3 + C].
+
+    And [N, K, 2], for backward: tau and moment in front of the i-th tile of each ray.
+    """
+    tiles, rays, width = values.shape
+    out, front = values.new_empty(rays, width), values.new_empty(rays, tiles, 2)
+    each = (0,) * (width - 3)
+    _forward(each, *_arrays(values, order, out, front))
+    return out, front
 
 
-def backward(values: Tensor, order: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of values [K, N, 6] from that of the product [N, 6]."""
+def backward(
+    values: Tensor, order: Tensor, front: Tensor, grad: Tensor, own: tuple[int, ...]
+) -> Tensor:
+    """Gradient of values [K, N, 3 + C] from that of the product; zero but for the tiles `own`."""
     out = values.new_empty(values.shape)
-    _backward(
-        values.detach().contiguous().numpy(),
-        order.contiguous().numpy(),
-        grad.numpy(),
-        out.numpy(),
-    )
+    mine = np.zeros(values.shape[0], np.bool_)
+    mine[list(own)] = True
+    each = (0,) * (values.shape[2] - 3)
+    _backward(each, mine, *_arrays(values, order, front, grad, out))
     return out
+
+
+def transmittance(tau: Tensor, order: Tensor) -> Tensor:
+    """See `nerfxl_kernels.compose.op.transmittance`."""
+    out = tau.new_empty(tau.shape)
+    _transmittance(*_arrays(tau, order, out))
+    return out
+
+
+def _arrays(*tensors: Tensor) -> tuple[NDArray[np.generic], ...]:
+    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _forward(values: Array, order: NDArray[np.int64], out: Array) -> None:
+def _forward(
+    each: tuple[int, ...],  # its length is C, known to the compiler
+    values: Array,
+    order: NDArray[np.int64],
+    out: Array,
+    front: Array,
+) -> None:
     zero = values.dtype.type(0)
     for n in prange(values.shape[1]):
-        tau = moment = distortion = red = green = blue = zero
+        tau = moment = distortion = zero
+        for c in range(len(each)):
+            out[n, 3 + c] = zero
         for i in range(order.shape[1]):
+            front[n, i, 0] = tau
+            front[n, i, 1] = moment
             y = values[order[n, i], n]
             t, opacity = math.exp(-tau), -math.expm1(-tau)
             cross = y[1] * opacity + math.expm1(-y[0]) * moment  # D_y A_x - A_y D_x
             distortion += t * t * y[2] + t * (cross + cross)
             moment += t * y[1]
-            red += t * y[3]
-            green += t * y[4]
-            blue += t * y[5]
+            for c in range(len(each)):
+                out[n, 3 + c] += t * y[3 + c]
             tau += y[0]
         out[n, 0] = tau
         out[n, 1] = moment
         out[n, 2] = distortion
-        out[n, 3] = red
-        out[n, 4] = green
-        out[n, 5] = blue
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def _backward(values: Array, order: NDArray[np.int64], grad: Array, out: Array) -> None:
-    """Reverse mode, back to front; the prefix in front of each tile is rebuilt by a first sweep."""
-    tiles = order.shape[1]
+def _backward(
+    each: tuple[int, ...],
+    mine: NDArray[np.bool_],
+    values: Array,
+    order: NDArray[np.int64],
+    front: Array,
+    grad: Array,
+    out: Array,
+) -> None:
+    """Reverse mode, back to front: g_tau and g_moment are those of what is in front of a tile."""
     for n in prange(values.shape[1]):
-        front = np.empty((tiles, 2), values.dtype)  # tau and moment before each tile
-        tau = moment = values.dtype.type(0)
-        for i in range(tiles):
-            front[i, 0] = tau
-            front[i, 1] = moment
-            y = values[order[n, i], n]
-            moment += math.exp(-tau) * y[1]
-            tau += y[0]
         g_tau, g_moment, g_distortion = grad[n, 0], grad[n, 1], grad[n, 2]
-        for i in range(tiles - 1, -1, -1):
-            y, g_y = values[order[n, i], n], out[order[n, i], n]
-            t, opacity = math.exp(-front[i, 0]), -math.expm1(-front[i, 0])
-            t_y, opacity_y = math.exp(-y[0]), -math.expm1(-y[0])
-            moment_x = front[i, 1]
+        for i in range(order.shape[1] - 1, -1, -1):
+            k = order[n, i]
+            y, g_y = values[k, n], out[k, n]
+            t, opacity = math.exp(-front[n, i, 0]), -math.expm1(-front[n, i, 0])
+            moment_x, opacity_y = front[n, i, 1], -math.expm1(-y[0])
             g_cross = t * (g_distortion + g_distortion)
-            g_y[0] = g_tau - g_cross * t_y * moment_x
-            g_y[1] = t * g_moment + g_cross * opacity
-            g_y[2] = t * t * g_distortion
+            if mine[k]:
+                g_y[0] = g_tau - g_cross * math.exp(-y[0]) * moment_x
+                g_y[1] = t * g_moment + g_cross * opacity
+                g_y[2] = t * t * g_distortion
+                for c in range(len(each)):
+                    g_y[3 + c] = t * grad[n, 3 + c]
+            else:
+                g_y[:] = 0
             shade = g_moment * y[1]
-            for c in range(3):
-                g_y[3 + c] = t * grad[n, 3 + c]
+            for c in range(len(each)):
                 shade += grad[n, 3 + c] * y[3 + c]
             cross = y[1] * opacity - opacity_y * moment_x
             g_tau -= t * shade + g_cross * (t * y[2] + cross - y[1] * t)
             g_moment -= g_cross * opacity_y
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def _transmittance(tau: Array, order: NDArray[np.int64], out: Array) -> None:
+    for n in prange(order.shape[0]):
+        in_front = tau.dtype.type(0)
+        for i in range(order.shape[1]):
+            k = order[n, i]
+            out[k, n] = math.exp(-in_front)
+            in_front += tau[k, n]
