@@ -10,6 +10,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nerfxl_kernels.march.reference import offsets_of
 from nerfxl_kernels.march.space import Domain, Path
 
 Array = NDArray[np.floating]
@@ -21,9 +22,9 @@ def march(
     jitter: Tensor,
     bins: int,
     within: tuple[Path, Domain, Tensor] | None = None,
+    budget: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `nerfxl_kernels.march.op.march`."""
-    rays = enter.shape[0]
     span = tuple(tensor.detach().contiguous().numpy() for tensor in (enter, leave, jitter))
     if within is None:
         geometry = _EMPTY_PATH.astype(span[0].dtype)
@@ -33,12 +34,12 @@ def march(
         path, domain, cells = within
         args = (*span, bins, *_arrays(path), *_numbers(domain))
         occupied = cells.contiguous().numpy()
-    offsets = torch.zeros(rays + 1, dtype=torch.int64)
+    counts = enter.new_empty(enter.shape, dtype=torch.int64)
     nothing = np.empty(0, span[0].dtype)
-    _march(*args, occupied, offsets.numpy(), nothing, nothing)
-    torch.cumsum(offsets, 0, out=offsets)
+    _march(*args, occupied, True, counts.numpy(), nothing, nothing)
+    offsets = offsets_of(counts, budget)
     m0, m1 = enter.new_empty(2, int(offsets[-1])).unbind()
-    _march(*args, occupied, offsets.numpy(), m0.numpy(), m1.numpy())
+    _march(*args, occupied, False, offsets.numpy(), m0.numpy(), m1.numpy())
     return offsets, m0, m1
 
 
@@ -68,6 +69,8 @@ def _numbers(domain: Domain) -> tuple[tuple[float, float, float], float, bool]:
 
 @njit(inline="always")
 def _distance(s: float, scale: float) -> float:
+    if scale == math.inf:
+        return s
     e = math.exp(s)
     return 0.5 * scale * (e - 1 / e)
 
@@ -106,15 +109,17 @@ def _march(
     inverse: float,
     is_open: bool,
     occupied: NDArray[np.bool_],
-    offsets: NDArray[np.int64],
+    counting: bool,
+    counts_or_offsets: NDArray[np.int64],
     m0: Array,
     m1: Array,
 ) -> None:
-    """Without room in m0, count into offsets[1:]; else write at the offsets."""
+    """Count each ray's bins, or write them at its offset."""
     side = occupied.shape[0]
-    counting = m0.shape[0] == 0
     for p in prange(enter.shape[0]):
-        at = offsets[p]
+        at = counts_or_offsets[p]
+        if not counting and at == counts_or_offsets[p + 1]:
+            continue
         count = 0
         low = enter[p]
         edge = math.floor(low * bins - jitter[p])
@@ -140,7 +145,7 @@ def _march(
                     count += 1
                 low = high
         if counting:
-            offsets[p + 1] = count
+            counts_or_offsets[p] = count
 
 
 @njit(parallel=True, cache=True, error_model="numpy")

@@ -6,8 +6,10 @@ A ray is measured by m in [0, 1], from its entry into the root box (or the near 
     t(m) = c sinh(s_0 + m s_1)
 
 which is linear in t near the camera (t < c) and logarithmic far from it, so that equal steps in m
-are cone steps: dt = s_1 sqrt(t^2 + c^2) dm. The lattice belongs to the ray, not to the tile: a
-tile only cuts it at its faces, so a scene is sampled alike however many tiles it has.
+are cone steps: dt = s_1 sqrt(t^2 + c^2) dm. With c = math.inf the steps are of one length, the
+limit of that formula: t(m) = s_0 + m s_1, both in scene units. The lattice belongs to the ray, not
+to the tile: a tile only cuts it at its faces, so a scene is sampled alike however many tiles it
+has.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nerfxl_kernels import backend
-from nerfxl_kernels.march import cpu, reference
+from nerfxl_kernels.march import reference
 from nerfxl_kernels.march.space import Domain, Path
 
 
@@ -25,6 +27,9 @@ def march(
     jitter: Tensor,
     bins: int,
     within: tuple[Path, Domain, Tensor] | None = None,
+    transmittance: Tensor | None = None,
+    opaque: float = 0.0,
+    budget: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut each ray's lattice of bins to its stretch [enter, leave].
 
@@ -35,16 +40,24 @@ def march(
     bins: bins on the whole ray.
     within: paths, domain and occupied cells [R, R, R] (bool, x slowest): bins whose middle lies
         in an empty cell are left out. None keeps all.
+    transmittance: [P], what share of a ray's light still passes at `enter`.
+    opaque: rays whose transmittance is at most this get no bins.
+    budget: M at most. Rays are served in order, each whole; from the first on that no longer fits,
+        they get no bins.
 
     Returns
     -------
     offsets [P + 1] int64, and the bins' ends m0, m1 [M]. Neighbours share one number. No gradient
     passes: a face that moves with a pose does not move its samples.
 
+    The first `(offsets < offsets[-1]).sum()` rays have been served. Those behind them are empty or
+    did not fit: march them again. With a budget of bins + 1, the most that a ray can have, or
+    more, a call that returns no bins leaves none to serve.
+
     Raises
     ------
     ValueError
-        If bins < 1.
+        If bins < 1, budget < 0, or transmittance is not of enter's shape.
 
     Examples
     --------
@@ -55,8 +68,16 @@ def march(
     """
     if bins < 1:
         raise ValueError(f"bins: found {bins}, expected at least 1")
-    run = reference.march if backend.choose(enter) == "reference" else cpu.march
-    return run(enter, leave, jitter, bins, within)
+    if budget is not None and budget < 0:
+        raise ValueError(f"budget: found {budget}, expected at least 0")
+    if transmittance is not None:
+        if transmittance.shape != enter.shape:
+            found, expected = tuple(transmittance.shape), tuple(enter.shape)
+            raise ValueError(f"transmittance: found shape {found}, expected {expected}")
+        leave = leave.where(transmittance > opaque, enter)
+    kernels = backend.load("march", enter)
+    cut: tuple[Tensor, Tensor, Tensor] = kernels.march(enter, leave, jitter, bins, within, budget)
+    return cut
 
 
 def place(
@@ -75,6 +96,7 @@ def place(
 
     Differentiable in the path: in plain torch, whatever the backend, when the path learns.
     """
-    if backend.choose(m0) == "reference" or any(tensor.requires_grad for tensor in path[:4]):
-        return reference.place(m0, m1, offsets, path, domain)
-    return cpu.place(m0, m1, offsets, path, domain)
+    learns = any(tensor.requires_grad for tensor in path[:4])
+    kernels = reference if learns else backend.load("march", m0)
+    placed: tuple[Tensor, Tensor] = kernels.place(m0, m1, offsets, path, domain)
+    return placed

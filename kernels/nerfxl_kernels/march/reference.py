@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ def march(
     jitter: Tensor,
     bins: int,
     within: tuple[Path, Domain, Tensor] | None = None,
+    budget: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `nerfxl_kernels.march.op.march`."""
     edge = torch.arange(-1, bins + 1, device=enter.device, dtype=enter.dtype)
@@ -28,8 +31,22 @@ def march(
         side = occupied.shape[0]
         i, j, k = (points * side).long().clamp(0, side - 1).unbind(-1)
         keep = keep & occupied[i, j, k].reshape(keep.shape)
-    offsets = torch.nn.functional.pad(keep.sum(-1).cumsum(0), (1, 0))
+    offsets = offsets_of(keep.sum(-1), budget)
+    keep = keep & (offsets.diff() > 0)[:, None]
     return offsets, m0[keep], m1[keep]
+
+
+def offsets_of(counts: Tensor, budget: int | None) -> Tensor:
+    """Counts [P] -> offsets [P + 1]; no room from the first ray on that exceeds the budget.
+
+    >>> offsets_of(torch.tensor([2, 0, 3, 1]), 4)
+    tensor([0, 2, 2, 2, 2])
+    """
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    if budget is None:
+        return offsets
+    served = offsets.where(offsets <= budget, 0).amax()
+    return offsets.minimum(served)
 
 
 def place(
@@ -40,7 +57,8 @@ def place(
     first, span = path.first[ray], path.span[ray]
 
     def distance(m: Tensor) -> Tensor:
-        return path.scale * torch.sinh(first + m * span)
+        s = first + m * span
+        return s if math.isinf(path.scale) else path.scale * torch.sinh(s)
 
     t = distance((m0 + m1) / 2)
     points = path.origins[ray] + t[:, None] * path.directions[ray]

@@ -11,7 +11,10 @@ class Path(NamedTuple):
     """The geometry of P rays.
 
     origins, directions: [P, 3], scene units, directions of unit length. first, span: [P], the
-    s_0 and s_1 of t(m). scale: c, scene units.
+    s_0 and s_1 of t(m) = c sinh(s_0 + m s_1). scale: c, scene units.
+
+    math.inf as scale asks for steps of one length, t(m) = first + m span with both in scene units:
+    what cone steps become as c grows and c s_0 and c s_1 stay as they are.
     """
 
     origins: Tensor
