@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nerfxl_kernels import backend
-from nerfxl_kernels.resample import cpu, reference
+from nerfxl_kernels.resample import reference
 
 
 def optical_depth(depths: Tensor, offsets: Tensor) -> Tensor:
@@ -62,8 +62,10 @@ def resample(
     """
     if samples < 1 or padding <= 0:
         raise ValueError(f"resample: samples {samples}, padding {padding}; expected positive")
-    run = reference.resample if backend.choose(m0) == "reference" else cpu.resample
-    return run(m0, m1, depth, offsets, before, stretch, jitter, samples, padding)
+    inputs = (m0, m1, depth, offsets, before, stretch, jitter)
+    kernels = backend.load("resample", m0)
+    drawn: tuple[Tensor, Tensor, Tensor] = kernels.resample(*inputs, samples, padding)
+    return drawn
 
 
 def interlevel(
@@ -101,16 +103,17 @@ def interlevel(
     inputs = (depth, m0, m1, offsets, *(tensor.detach() for tensor in constants))
     if backend.choose(depth) == "reference":
         return reference.interlevel(*inputs)
-    out: Tensor = _InterlevelCpu.apply(*inputs)  # type: ignore[no-untyped-call]
+    out: Tensor = _Interlevel.apply(*inputs)  # type: ignore[no-untyped-call]
     return out
 
 
-class _InterlevelCpu(torch.autograd.Function):
+class _Interlevel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, grad_depth = cpu.interlevel(*inputs)
+        loss, grad_depth = backend.load("resample", inputs[0]).interlevel(*inputs)
         ctx.save_for_backward(grad_depth)
-        return loss.sum()
+        total: Tensor = loss.sum()
+        return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
