@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import get_num_threads, njit, prange, types
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.floating]
+from nerfxl_kernels import simd
 
-_P1, _P2 = 2654435761, 805459861
+Array = NDArray[np.floating]
+Rows = NDArray[np.uint32]
+
+_P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 _BLOCK = 512  # points whose rows are found together
 _AHEAD = 8  # points between asking for a row and using it
 
@@ -51,157 +51,91 @@ def _run(
 ) -> None:
     """Start a kernel; numba has no half precision, so a table of it is widened first."""
     table = table.detach().to(points.dtype)
-    arrays = (tensor.detach().contiguous().numpy() for tensor in (points, table, *others))
-    kernel(*arrays, np.asarray(cells), (0,) * table.shape[2], get_num_threads())
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _ask_for(_: Any, array: Any, entry: Any) -> Any:  # noqa: ARG001
-    """Fetch into the cache what lies at an entry of a contiguous array; waits for nothing."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start = make_array(signature.args[0])(context, builder, args[0]).data
-        byte, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-        shape = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], shape)
-        to_read, keep, data = ir.Constant(i32, 0), ir.Constant(i32, 3), ir.Constant(i32, 1)
-        where = builder.bitcast(builder.gep(start, [args[1]]), byte)
-        builder.call(prefetch, [where, to_read, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), generate
-
-
-@njit(inline="always")
-def _cell(x: Any, n: Any, zero: Any, one: Any) -> Any:
-    """The cell of a coordinate along an edge of n cells, and the share of the way through it.
-
-    In the points' own precision: constants of another would turn all arithmetic to float64.
-    """
-    position = min(max(x, zero), one) * n
-    corner = max(0, min(np.int64(position), np.int64(n - one)))  # a NaN is any integer
-    return corner, position - corner * one
-
-
-@njit(inline="always")
-def _dense(i: int, j: int, k: int, side: int) -> tuple[int, ...]:
-    """Rows of the eight vertices of a cell, x fastest, where every vertex has its own."""
-    row = i + side * (j + side * k)
-    up = row + side * side
-    return row, row + 1, row + side, row + side + 1, up, up + 1, up + side, up + side + 1
-
-
-@njit(inline="always")
-def _hashed(i: int, j: int, k: int, mask: Any) -> tuple[Any, ...]:
-    """The same where vertices share rows. Only low bits count, so 32 bits may wrap around."""
-    x0, x1 = np.uint32(i), np.uint32(i + 1)
-    y0, z0 = np.uint32(j) * np.uint32(_P1), np.uint32(k) * np.uint32(_P2)
-    y1, z1 = y0 + np.uint32(_P1), z0 + np.uint32(_P2)
-    return (
-        (x0 ^ y0 ^ z0) & mask,
-        (x1 ^ y0 ^ z0) & mask,
-        (x0 ^ y1 ^ z0) & mask,
-        (x1 ^ y1 ^ z0) & mask,
-        (x0 ^ y0 ^ z1) & mask,
-        (x1 ^ y0 ^ z1) & mask,
-        (x0 ^ y1 ^ z1) & mask,
-        (x1 ^ y1 ^ z1) & mask,
-    )
-
-
-@njit(inline="always")
-def _blend(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any) -> Any:
-    """Trilinear interpolation of feature f, as seven linear ones."""
-    a, c = grid[row[0], f], grid[row[2], f]
-    e, g = grid[row[4], f], grid[row[6], f]
-    a += u * (grid[row[1], f] - a)
-    c += u * (grid[row[3], f] - c)
-    e += u * (grid[row[5], f] - e)
-    g += u * (grid[row[7], f] - g)
-    a += v * (c - a)
-    e += v * (g - e)
-    return a + w * (e - a)
-
-
-@njit(inline="always")
-def _spread(grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g: Any) -> None:
-    """The transpose of `_blend`: add g to the eight vertices by their shares."""
-    far = g * w
-    near = g - far
-    for share, first in ((near, 0), (far, 4)):
-        upper = share * v
-        lower = share - upper
-        part = lower * u
-        grid[row[first], f] += lower - part
-        grid[row[first + 1], f] += part
-        part = upper * u
-        grid[row[first + 2], f] += upper - part
-        grid[row[first + 3], f] += part
-
-
-@njit(inline="always")
-def _add_slope(
-    grid: Array, row: tuple[Any, ...], f: int, u: Any, v: Any, w: Any, g: Any, out: Array
-) -> None:
-    """Add g times the derivatives of `_blend` by u, v and w to out [3]."""
-    a, b, c, d = grid[row[0], f], grid[row[1], f], grid[row[2], f], grid[row[3], f]
-    e, h, i, j = grid[row[4], f], grid[row[5], f], grid[row[6], f], grid[row[7], f]
-    near, far = (b - a) + v * ((d - c) - (b - a)), (h - e) + v * ((j - i) - (h - e))
-    a, c, e, i = a + u * (b - a), c + u * (d - c), e + u * (h - e), i + u * (j - i)
-    out[0] += g * (near + w * (far - near))
-    out[1] += g * ((c - a) + w * ((i - e) - (c - a)))
-    out[2] += g * ((e - a) + v * ((i - c) - (e - a)))
+    along_axes = points.detach().T.contiguous().numpy()  # [3, M]: neighbours side by side
+    arrays = (tensor.detach().contiguous().numpy() for tensor in (table, *others))
+    kernel(along_axes, *arrays, np.asarray(cells), (0,) * table.shape[2], get_num_threads())
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
-def _find(points: Array, n: int, grid: Array, rows: NDArray[np.uint32], shares: Array) -> int:
-    """Locate the first points on a level, as many as there is room for, and ask for the nearest.
+def _locate(x: Array, n: int, factor: np.uint32, corner: Rows, share: Array) -> None:
+    """Cells of coordinates along an edge of n cells, times a factor, and shares of the way through.
 
-    rows: [room, 8], of the vertices around each point. shares: [room, 3]. Returns how many.
+    In the points' own precision, without branches: the compiler makes vectors of it.
     """
-    zero, one = points.dtype.type(0), points.dtype.type(1)
-    edge, side, mask = one * n, n + 1, np.uint32(grid.shape[0] - 1)
-    count = min(points.shape[0], rows.shape[0])
-    if side**3 <= grid.shape[0]:  # outside the loop, where the compiler leaves it
-        for m in range(count):
-            i, shares[m, 0] = _cell(points[m, 0], edge, zero, one)
-            j, shares[m, 1] = _cell(points[m, 1], edge, zero, one)
-            k, shares[m, 2] = _cell(points[m, 2], edge, zero, one)
-            found = _dense(i, j, k, side)
-            for c in range(8):
-                rows[m, c] = found[c]
-    else:
-        for m in range(count):
-            i, shares[m, 0] = _cell(points[m, 0], edge, zero, one)
-            j, shares[m, 1] = _cell(points[m, 1], edge, zero, one)
-            k, shares[m, 2] = _cell(points[m, 2], edge, zero, one)
-            found = _hashed(i, j, k, mask)
-            for c in range(8):
-                rows[m, c] = found[c]
-    for m in range(_AHEAD):
-        _ask_for_rows(grid, rows, m, count)
+    zero, one, edge = x.dtype.type(0), x.dtype.type(1), x.dtype.type(n)
+    last = np.int32(n - 1)
+    for m in range(x.shape[0]):
+        position = min(max(x[m], zero), one) * edge
+        cell = max(np.int32(0), min(np.int32(position), last))  # a NaN is any integer
+        corner[m] = np.uint32(np.uint32(cell) * factor)
+        share[m] = position - x.dtype.type(cell)
+
+
+@njit(cache=True, error_model="numpy")
+def _dense(x: Rows, y: Rows, z: Rows, step: np.uint32, rows: Rows) -> None:
+    for m in range(x.shape[0]):
+        rows[m] = x[m] + y[m] + z[m] + step
+
+
+@njit(cache=True, error_model="numpy")
+def _hashed(
+    x: Rows, y: Rows, z: Rows, i: np.uint32, j: np.uint32, k: np.uint32, mask: np.uint32, rows: Rows
+) -> None:
+    """Only low bits count, so 32 bits may wrap around."""
+    for m in range(x.shape[0]):
+        rows[m] = (np.uint32(x[m] + i) ^ np.uint32(y[m] + j) ^ np.uint32(z[m] + k)) & mask
+
+
+@njit(cache=True, error_model="numpy")
+def _find(points: Array, first: int, n: int, grid: Array, rows: Rows, shares: Array) -> int:
+    """Locate points [3, M] from the first on, as many as there is room for, on a level.
+
+    rows: [8, room], of the vertices around each point, x fastest. shares: [3, room]. The first of
+    them are asked for. Returns how many points there were.
+    """
+    count = min(points.shape[1] - first, shares.shape[1])
+    side, size = np.uint32(n + 1), grid.shape[0]
+    dense = (n + 1) ** 3 <= size
+    factor_y, factor_z = (side, np.uint32(side * side)) if dense else (_P1, _P2)
+    x, y, z = np.empty(count, np.uint32), np.empty(count, np.uint32), np.empty(count, np.uint32)
+    _locate(points[0, first : first + count], n, np.uint32(1), x, shares[0])
+    _locate(points[1, first : first + count], n, factor_y, y, shares[1])
+    _locate(points[2, first : first + count], n, factor_z, z, shares[2])
+    for corner in range(8):
+        i, j, k = np.uint32(corner & 1), np.uint32(corner >> 1 & 1), np.uint32(corner >> 2)
+        j, k = np.uint32(j * factor_y), np.uint32(k * factor_z)
+        if dense:
+            _dense(x, y, z, np.uint32(i + j + k), rows[corner])
+        else:
+            _hashed(x, y, z, i, j, k, np.uint32(size - 1), rows[corner])
+    for m in range(min(_AHEAD, count)):
+        _ask_for(grid, rows, m)
     return count
 
 
 @njit(inline="always")
-def _ask_for_rows(grid: Array, rows: NDArray[np.uint32], m: int, count: int) -> None:
-    if m < count:
-        for c in range(8):
-            _ask_for(grid, np.intp(rows[m, c]) * grid.shape[1])
+def _ask_for(grid: Array, rows: Rows, m: int) -> None:
+    """The rows of a point; two neighbours along x mostly lie in one cache line."""
+    for corner in range(0, 8, 2):
+        simd.prefetch(grid, np.intp(rows[corner, m]) * grid.shape[1])
 
 
 @njit(inline="always")
-def _rows_of(rows: NDArray[np.uint32], m: int) -> tuple[Any, ...]:
-    return (
-        rows[m, 0],
-        rows[m, 1],
-        rows[m, 2],
-        rows[m, 3],
-        rows[m, 4],
-        rows[m, 5],
-        rows[m, 6],
-        rows[m, 7],
-    )
+def _row(grid: Array, rows: Rows, corner: int, m: int, features: tuple[int, ...]) -> Any:
+    return simd.load(grid, np.intp(rows[corner, m]) * len(features), features)
+
+
+@njit(inline="always")
+def _mix(a: Any, b: Any, share: Any) -> Any:
+    return simd.add(a, simd.scale(simd.subtract(b, a), share))
+
+
+@njit(inline="always")
+def _add_to(
+    grid: Array, rows: Rows, corner: int, m: int, features: tuple[int, ...], g: Any
+) -> None:
+    row = _row(grid, rows, corner, m, features)
+    simd.store(grid, np.intp(rows[corner, m]) * len(features), simd.add(row, g))
 
 
 @njit(parallel=True, cache=True)
@@ -217,7 +151,7 @@ def _forward(
         _encode(points, table, out, cells, features, thread, threads)
 
 
-@njit(cache=True, error_model="numpy", fastmath=True)
+@njit(cache=True, error_model="numpy")
 def _encode(
     points: Array,
     table: Array,
@@ -227,16 +161,22 @@ def _encode(
     thread: int,
     threads: int,
 ) -> None:
-    rows, shares = np.empty((_BLOCK, 8), np.uint32), np.empty((_BLOCK, 3), points.dtype)
+    """Trilinear interpolation, as seven linear ones."""
+    rows, shares = np.empty((8, _BLOCK), np.uint32), np.empty((3, _BLOCK), points.dtype)
     for level in range(cells.shape[0]):
-        grid, column = table[level], level * len(features)
-        for first in range(thread * _BLOCK, points.shape[0], threads * _BLOCK):
-            count = _find(points[first:], cells[level], grid, rows, shares)
+        grid = table[level]
+        for first in range(thread * _BLOCK, points.shape[1], threads * _BLOCK):
+            count = _find(points, first, cells[level], grid, rows, shares)
             for m in range(count):
-                _ask_for_rows(grid, rows, m + _AHEAD, count)
-                row, u, v, w = _rows_of(rows, m), shares[m, 0], shares[m, 1], shares[m, 2]
-                for f in range(len(features)):
-                    out[first + m, column + f] = _blend(grid, row, f, u, v, w)
+                if m + _AHEAD < count:
+                    _ask_for(grid, rows, m + _AHEAD)
+                u, v, w = shares[0, m], shares[1, m], shares[2, m]
+                a = _mix(_row(grid, rows, 0, m, features), _row(grid, rows, 1, m, features), u)
+                b = _mix(_row(grid, rows, 2, m, features), _row(grid, rows, 3, m, features), u)
+                c = _mix(_row(grid, rows, 4, m, features), _row(grid, rows, 5, m, features), u)
+                d = _mix(_row(grid, rows, 6, m, features), _row(grid, rows, 7, m, features), u)
+                place = (first + m) * out.shape[1] + level * len(features)
+                simd.store(out, place, _mix(_mix(a, b, v), _mix(c, d, v), w))
 
 
 @njit(parallel=True, cache=True)
@@ -252,7 +192,7 @@ def _backward(
         _collect(points, grad_table, grad, cells, features, thread, threads)
 
 
-@njit(cache=True, error_model="numpy", fastmath=True)
+@njit(cache=True, error_model="numpy")
 def _collect(
     points: Array,
     grad_table: Array,
@@ -262,16 +202,36 @@ def _collect(
     thread: int,
     threads: int,
 ) -> None:
-    rows, shares = np.empty((_BLOCK, 8), np.uint32), np.empty((_BLOCK, 3), points.dtype)
+    """The transpose of `_encode`: a gradient is split in two, three times."""
+    rows, shares = np.empty((8, _BLOCK), np.uint32), np.empty((3, _BLOCK), points.dtype)
     for level in range(thread, cells.shape[0], threads):
-        grid, column = grad_table[level], level * len(features)
-        for first in range(0, points.shape[0], _BLOCK):
-            count = _find(points[first:], cells[level], grid, rows, shares)
+        grid = grad_table[level]
+        for first in range(0, points.shape[1], _BLOCK):
+            count = _find(points, first, cells[level], grid, rows, shares)
             for m in range(count):
-                _ask_for_rows(grid, rows, m + _AHEAD, count)
-                row, u, v, w = _rows_of(rows, m), shares[m, 0], shares[m, 1], shares[m, 2]
-                for f in range(len(features)):
-                    _spread(grid, row, f, u, v, w, grad[first + m, column + f])
+                if m + _AHEAD < count:
+                    _ask_for(grid, rows, m + _AHEAD)
+                u, v, w = shares[0, m], shares[1, m], shares[2, m]
+                place = (first + m) * grad.shape[1] + level * len(features)
+                g = simd.load(grad, place, features)
+                upper = simd.scale(g, w)
+                lower = simd.subtract(g, upper)
+                b, d = simd.scale(lower, v), simd.scale(upper, v)
+                a, c = simd.subtract(lower, b), simd.subtract(upper, d)
+                _split(grid, rows, 0, m, features, a, u)
+                _split(grid, rows, 2, m, features, b, u)
+                _split(grid, rows, 4, m, features, c, u)
+                _split(grid, rows, 6, m, features, d, u)
+
+
+@njit(inline="always")
+def _split(
+    grid: Array, rows: Rows, corner: int, m: int, features: tuple[int, ...], g: Any, u: Any
+) -> None:
+    """Add a gradient to the two ends of the edge along x that begins at a corner."""
+    far = simd.scale(g, u)
+    _add_to(grid, rows, corner, m, features, simd.subtract(g, far))
+    _add_to(grid, rows, corner + 1, m, features, far)
 
 
 @njit(parallel=True, cache=True)
@@ -288,7 +248,7 @@ def _backward_points(
         _descend(points, table, grad, out, cells, features, thread, threads)
 
 
-@njit(cache=True, error_model="numpy", fastmath=True)
+@njit(cache=True, error_model="numpy")
 def _descend(
     points: Array,
     table: Array,
@@ -299,15 +259,24 @@ def _descend(
     thread: int,
     threads: int,
 ) -> None:
-    rows, shares = np.empty((_BLOCK, 8), np.uint32), np.empty((_BLOCK, 3), points.dtype)
+    """Derivatives of `_encode` by the three shares: of the same eight products with g."""
+    rows, shares = np.empty((8, _BLOCK), np.uint32), np.empty((3, _BLOCK), points.dtype)
+    p = np.empty(8, points.dtype)
     for level in range(cells.shape[0]):
-        grid, column = table[level], level * len(features)
-        n = points.dtype.type(cells[level])
-        for first in range(thread * _BLOCK, points.shape[0], threads * _BLOCK):
-            count = _find(points[first:], cells[level], grid, rows, shares)
+        grid, n = table[level], points.dtype.type(cells[level])
+        for first in range(thread * _BLOCK, points.shape[1], threads * _BLOCK):
+            count = _find(points, first, cells[level], grid, rows, shares)
             for m in range(count):
-                _ask_for_rows(grid, rows, m + _AHEAD, count)
-                row, u, v, w = _rows_of(rows, m), shares[m, 0], shares[m, 1], shares[m, 2]
-                for f in range(len(features)):
-                    g = n * grad[first + m, column + f]
-                    _add_slope(grid, row, f, u, v, w, g, out[first + m])
+                if m + _AHEAD < count:
+                    _ask_for(grid, rows, m + _AHEAD)
+                u, v, w = shares[0, m], shares[1, m], shares[2, m]
+                g = simd.load(grad, (first + m) * grad.shape[1] + level * len(features), features)
+                for corner in range(8):
+                    p[corner] = simd.dot(g, _row(grid, rows, corner, m, features))
+                x00, x10 = p[1] - p[0], p[3] - p[2]  # along x at y, z = 00 and 10
+                x01, x11 = p[5] - p[4], p[7] - p[6]
+                near, far = x00 + v * (x10 - x00), x01 + v * (x11 - x01)
+                a, b, c, d = p[0] + u * x00, p[2] + u * x10, p[4] + u * x01, p[6] + u * x11
+                out[first + m, 0] += n * (near + w * (far - near))
+                out[first + m, 1] += n * ((b - a) + w * ((d - c) - (b - a)))
+                out[first + m, 2] += n * ((c - a) + v * ((d - b) - (c - a)))

@@ -66,7 +66,7 @@ def _arguments(
 ) -> tuple[Any, ...]:
     rows = table.shape[1]
     strides = (*features.stride(), rows * table.shape[2])
-    lattice = _lattice(cells, rows, points.device)
+    lattice = lattice_of(cells, rows, points.device)
     return points.detach().contiguous(), table, lattice, features, points.shape[0], *strides
 
 
@@ -75,7 +75,7 @@ def _constants(features: int) -> dict[str, int]:
 
 
 @lru_cache
-def _lattice(cells: tuple[int, ...], rows: int, device: torch.device) -> Tensor:
+def lattice_of(cells: tuple[int, ...], rows: int, device: torch.device) -> Tensor:
     """How a vertex (i, j, k) finds its row, [L, 4]: n, factors of j and k, mask; -1 where dense.
 
     Dense levels add i, side j and side^2 k; the others xor i, p1 j and p2 k, and mask the result.
@@ -99,7 +99,7 @@ def _cell(points, m, inside, axis: tl.constexpr, n):
 
 
 @triton.jit
-def _level(lattice, level, points, m, inside):
+def locate(lattice, level, points, m, inside):
     """Where points lie on a level: its row of the lattice, corners and shares by axis."""
     n = tl.load(lattice + level * 4)
     factors = (tl.load(lattice + level * 4 + 1), tl.load(lattice + level * 4 + 2))
@@ -111,7 +111,7 @@ def _level(lattice, level, points, m, inside):
 
 
 @triton.jit
-def _row(i, j, k, factor_j, factor_k, mask):
+def row_of(i, j, k, factor_j, factor_k, mask):
     """Row of a vertex. 32 bits may wrap around: only low bits count where vertices share rows."""
     x = i.to(tl.uint32)
     y = j.to(tl.uint32) * factor_j.to(tl.uint32)
@@ -144,12 +144,12 @@ def _forward(
     f = tl.arange(0, WIDTH)[None, :]
     inside = m < count
     wanted = inside[:, None] & (f < F)
-    _, factor_j, factor_k, mask, i, j, k, u, v, w = _level(lattice, level, points, m, inside)
+    _, factor_j, factor_k, mask, i, j, k, u, v, w = locate(lattice, level, points, m, inside)
     grid = table + level * level_size + f
     total = tl.zeros((POINTS, WIDTH), u.dtype)
     for corner in tl.static_range(8):
         at_x, at_y, at_z = i + (corner & 1), j + (corner >> 1 & 1), k + (corner >> 2)
-        row = _row(at_x, at_y, at_z, factor_j, factor_k, mask)
+        row = row_of(at_x, at_y, at_z, factor_j, factor_k, mask)
         value = tl.load(grid + row[:, None] * F, mask=wanted, other=0)
         share = _share(corner & 1, u) * _share(corner >> 1 & 1, v) * _share(corner >> 2, w)
         total += share[:, None] * value.to(u.dtype)
@@ -176,13 +176,13 @@ def _backward(
     f = tl.arange(0, WIDTH)[None, :]
     inside = m < count
     wanted = inside[:, None] & (f < F)
-    _, factor_j, factor_k, mask, i, j, k, u, v, w = _level(lattice, level, points, m, inside)
+    _, factor_j, factor_k, mask, i, j, k, u, v, w = locate(lattice, level, points, m, inside)
     at = grad + m[:, None] * stride_m + (level * F + f) * stride_c
     g = tl.load(at, mask=wanted, other=0)
     grid = grad_table + level * level_size + f
     for corner in tl.static_range(8):
         at_x, at_y, at_z = i + (corner & 1), j + (corner >> 1 & 1), k + (corner >> 2)
-        row = _row(at_x, at_y, at_z, factor_j, factor_k, mask)
+        row = row_of(at_x, at_y, at_z, factor_j, factor_k, mask)
         share = _share(corner & 1, u) * _share(corner >> 1 & 1, v) * _share(corner >> 2, w)
         part = (share[:, None] * g).to(grad_table.dtype.element_ty)
         tl.atomic_add(grid + row[:, None] * F, part, mask=wanted, sem="relaxed")
@@ -213,13 +213,13 @@ def _backward_points(
     slope_y = tl.zeros((POINTS,), points.dtype.element_ty)
     slope_z = tl.zeros((POINTS,), points.dtype.element_ty)
     for level in range(levels):
-        n, factor_j, factor_k, mask, i, j, k, u, v, w = _level(lattice, level, points, m, inside)
+        n, factor_j, factor_k, mask, i, j, k, u, v, w = locate(lattice, level, points, m, inside)
         at = grad + m[:, None] * stride_m + (level * F + f) * stride_c
         g = tl.load(at, mask=wanted, other=0) * n.to(u.dtype)
         grid = table + level * level_size.to(tl.int64) + f
         for corner in tl.static_range(8):
             at_x, at_y, at_z = i + (corner & 1), j + (corner >> 1 & 1), k + (corner >> 2)
-            row = _row(at_x, at_y, at_z, factor_j, factor_k, mask)
+            row = row_of(at_x, at_y, at_z, factor_j, factor_k, mask)
             value = tl.load(grid + row[:, None] * F, mask=wanted, other=0)
             pull = tl.sum(value.to(u.dtype) * g, axis=1)
             p, q, r = _share(corner & 1, u), _share(corner >> 1 & 1, v), _share(corner >> 2, w)
