@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfxl_kernels import backend
-from nerfxl_kernels.mlp import cpu, reference
+from nerfxl_kernels.mlp import reference
 
 
 def mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -23,35 +23,46 @@ def mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     -------
     [M, D_n], differentiable in x and every weight.
 
+    On a GPU products are of TF32 where it has that, and float64 takes the reference.
+
     Raises
     ------
     ValueError
-        If the widths do not chain.
+        If the widths do not chain, or one is above 128 on a GPU.
 
     Examples
     --------
     >>> mlp(torch.tensor([[1.0, -2.0]]), [torch.eye(2), torch.ones(2, 1)])
     tensor([[1.]])
     """
-    widths = [x.shape[-1], *(w.shape[1] for w in weights)]
-    if [w.shape[0] for w in weights] != widths[:-1]:
-        raise ValueError(
-            f"mlp: input of width {widths[0]}, weights {[tuple(w.shape) for w in weights]}"
-        )
-    if backend.choose(x) == "reference":
+    check_widths(x.shape[-1], weights)
+    chosen = backend.choose(x)
+    if chosen == "reference" or (chosen == "gpu" and x.dtype == torch.float64):
         return reference.mlp(x, weights)
-    out: Tensor = _MlpCpu.apply(x, *weights)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mlp.apply(x, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
-class _MlpCpu(torch.autograd.Function):
+def check_widths(width: int, weights: Sequence[Tensor]) -> None:
+    """Raise a ValueError unless an input of this width can pass all weights."""
+    widths = [width, *(w.shape[1] for w in weights)]
+    if [w.shape[0] for w in weights] != widths[:-1]:
+        raise ValueError(
+            f"mlp: input of width {width}, weights {[tuple(w.shape) for w in weights]}"
+        )
+
+
+class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        out = cpu.forward(x, weights)
         ctx.save_for_backward(x, *weights)
+        ctx.kernels = backend.load("mlp", x)
+        out: Tensor = ctx.kernels.forward(x, weights)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        return cpu.backward(x, weights, grad, ctx.needs_input_grad[0])
+        found: tuple[Tensor | None, ...]
+        found = ctx.kernels.backward(x, weights, grad, ctx.needs_input_grad[0])
+        return found
