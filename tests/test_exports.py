@@ -17,7 +17,8 @@ KERNELS = ROOT / "kernels" / "nerfxl_kernels"
 
 OPERATIONS = {
     "adam": ["adam"],
-    "compose": ["compose"],
+    "compose": ["compose", "transmittance"],
+    "encoded_mlp": ["encoded_mlp"],
     "hash_encoding": ["hash_encoding", "resolutions"],
     "march": ["Domain", "Path", "march", "place"],
     "mlp": ["mlp"],
@@ -41,7 +42,7 @@ def test_an_operation_shows_these_names(operation: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_has_its_rooms(operation: str) -> None:
     rooms = {path.name for path in (KERNELS / operation).glob("*.py")}
-    assert rooms >= {"__init__.py", "op.py", "reference.py", "cpu.py"}
+    assert rooms >= {"__init__.py", "op.py", "reference.py", "cpu.py", "gpu.py"}
 
 
 def test_the_version_is_one() -> None:

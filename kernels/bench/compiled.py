@@ -1,18 +1,18 @@
 """Compile Triton kernels for GPUs that are not there, and read what they cost.
 
-An operation runs on small tensors on the CPU while its launches are recorded; each is compiled for
-every target with the types and divisibility that those very arguments have. So the table follows
-the code that starts the kernels. Nothing is executed.
+An operation runs on tensors on the CPU while its launches are recorded; each is compiled for every
+target with the types and divisibility that those very arguments have. So the table follows the code
+that starts the kernels. Nothing is executed. `python -m bench.compiled` writes the table anew.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
@@ -20,11 +20,14 @@ from nerfxl_kernels.gpu import Launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.cases import CASES, launches
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+RESULTS = Path(__file__).parent / "results" / "compiled.json"
 _TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -67,9 +70,12 @@ _AMD_KEYS = ("vgpr_count", "vgpr_spill_count")
 
 def _source(launch: Launch) -> ASTSource:
     names = launch.kernel.arg_names
+    told = {parameter.name: parameter.annotation_type for parameter in launch.kernel.params}
     signature, constants, attributes = {}, dict(launch.constants), {}
     for i, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
-        if value is None or (isinstance(value, int) and value == 1):  # as Triton specialises
+        if told[name]:
+            signature[name] = told[name]
+        elif value is None or (isinstance(value, int) and value == 1):  # as Triton specialises
             constants[name] = value
         elif isinstance(value, torch.Tensor):
             signature[name] = f"*{_TYPES[value.dtype]}"
@@ -101,6 +107,31 @@ def _number(text: str, pattern: str) -> int:
     return int(found[1])
 
 
-def _kernel_name(launch: Launch) -> str:
-    module: Any = launch.kernel.fn.__module__
+def name(launch: Launch) -> str:
+    """`operation.kernel`."""
+    module: str = launch.kernel.fn.__module__
     return f"{module.split('.')[-2]}.{launch.kernel.fn.__name__.lstrip('_')}"
+
+
+def table(case: str) -> dict[str, dict[str, list[int]]]:
+    """Registers, spilled and shared bytes of the kernels of a case, by kernel and target."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for launch in launches(case):
+        label, same = name(launch), 1
+        while label in found:  # the same kernel with other constants
+            same += 1
+            label = f"{name(launch)} ({same})"
+        built = {target: compile_launch(launch, target) for target in TARGETS}
+        found[label] = {t: [b.registers, b.spilled, b.shared] for t, b in built.items()}
+    return found
+
+
+def main() -> None:
+    """Write the table of all cases."""
+    kernels = {case: table(case) for case in CASES}
+    written = {"triton": triton.__version__, "kernels": kernels}
+    RESULTS.write_text(json.dumps(written, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

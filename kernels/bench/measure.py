@@ -1,0 +1,88 @@
+"""Times of several ways to do one thing, taken in turn in one process.
+
+Rounds are interleaved, so that a machine that slows down slows all of them; ratios are taken
+within a round. Nothing is timed before it has been checked.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do it. `check` raises AssertionError where the result is wrong."""
+
+    name: str
+    run: Callable[[], object]
+    check: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of one contender: milliseconds of each round, and the memory of one call, MiB."""
+
+    wall: tuple[float, ...]
+    processor: tuple[float, ...]
+    peak_memory: float
+
+    def ratio_to(self, other: Times) -> tuple[float, float, float]:
+        """Median, least and greatest ratio of wall times, round by round."""
+        ratios = [mine / theirs for mine, theirs in zip(self.wall, other.wall, strict=True)]
+        return median(ratios), min(ratios), max(ratios)
+
+
+def race(contenders: Sequence[Contender], rounds: int, device: torch.device) -> dict[str, Times]:
+    """Check every contender, warm it up, then time all of them in turn, `rounds` times."""
+    memory = {}
+    for contender in contenders:
+        contender.check()
+        contender.run()  # compiled, and its memory at its largest
+        memory[contender.name] = _peak_memory(contender.run, device)
+    wall: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    processor: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender in contenders:
+            spent, used = _timed(contender.run, device)
+            wall[contender.name].append(spent)
+            processor[contender.name].append(used)
+    return {name: Times(tuple(wall[name]), tuple(processor[name]), memory[name]) for name in wall}
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    _wait(device)
+    wall, used = time.perf_counter(), time.process_time()
+    run()
+    _wait(device)
+    return (time.perf_counter() - wall) * 1e3, (time.process_time() - used) * 1e3
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(run: Callable[[], object], device: torch.device) -> float:
+    """MiB that one call takes above what was held before it."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _resident("VmRSS")
+    run()
+    return max(0, _resident("VmHWM") - before) / 2**10
+
+
+def _resident(key: str) -> int:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
