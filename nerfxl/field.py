@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from nerfacc import OccGridEstimator
+from nerfxl_kernels.encoded_mlp import encoded_mlp
 from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
 from nerfxl_kernels.march import Domain
 from nerfxl_kernels.mlp import mlp
@@ -59,8 +60,12 @@ class Tile(nn.Module):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [M] (1 / scene unit) and geometry features [M, G] at field coordinates [M, 3]."""
-        features = hash_encoding(points, self.table, self.cells, gradient_buffer(self.table))
-        out = mlp(features, tuple(self.density_layers))
+        weights = tuple(self.density_layers)
+        if torch.is_grad_enabled():
+            buffer = gradient_buffer(self.table)
+            out = mlp(hash_encoding(points, self.table, self.cells, buffer), weights)
+        else:
+            out = encoded_mlp(points, self.table, self.cells, weights)
         return activate(out[:, 0], self.bias), out[:, 1:]
 
 

@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 WriteScene = Callable[..., Path]
 AsRanks = Callable[[str, Path, int], None]
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WIDTH, HEIGHT, FOCAL = 24, 18, 26.0
 EYES = [
     (2.2, 0, 0.9),
@@ -73,6 +74,18 @@ TINY: dict[str, Any] = {
         "log_every": 5,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run tests marked `gpu` on a GPU or in Triton's interpreter; skip them without either."""
+    if request.node.get_closest_marker("gpu") is None or INTERPRETED:
+        yield
+    elif torch.cuda.is_available():
+        with torch.device("cuda"):
+            yield
+    else:
+        pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
 
 
 @pytest.fixture(scope="session")

@@ -1,28 +1,13 @@
-"""Where the Triton kernels run in a test; fresh memory that cannot pass for a result."""
+"""Fresh memory that cannot pass for a result."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@pytest.fixture(autouse=True)
-def device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run tests marked `gpu` on a GPU or in Triton's interpreter; skip them without either."""
-    if request.node.get_closest_marker("gpu") is None or INTERPRETED:
-        yield
-    elif torch.cuda.is_available():
-        with torch.device("cuda"):
-            yield
-    else:
-        pytest.skip("no GPU, and TRITON_INTERPRET is not 1")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nerfxl_kernels import backend
 from nerfxl_kernels.encoded_mlp import reference
-from nerfxl_kernels.hash_encoding.op import _validate as check_encoding
-from nerfxl_kernels.mlp.op import check_widths
+from nerfxl_kernels.hash_encoding.op import validate
+from nerfxl_kernels.mlp.op import check_widths, fits
 
 
 def encoded_mlp(
@@ -36,10 +36,9 @@ def encoded_mlp(
         raise ValueError(
             "encoded_mlp has no gradient: use it under torch.no_grad(), or hash_encoding and mlp"
         )
-    check_encoding(points, table, cells, None)
+    validate(points, table, cells, None)
     check_widths(table.shape[0] * table.shape[2], weights)
-    chosen = backend.choose(points)
-    if chosen == "reference" or (chosen == "gpu" and points.dtype == torch.float64):
+    if backend.choose(points) == "reference" or not fits(points, weights):
         return reference.encoded_mlp(points, table, cells, weights)
     out: Tensor = backend.load("encoded_mlp", points).forward(points, table, cells, weights)
     return out

@@ -64,16 +64,17 @@ def hash_encoding(
         If shapes or dtypes disagree, T is not a power of two up to 2^31, a resolution is not in
         1 to 2^20, or accumulate_into is not contiguous.
     """
-    _validate(points, table, cells, accumulate_into)
+    validate(points, table, cells, accumulate_into)
     if backend.choose(points) == "reference":
         return reference.hash_encoding(points, table, cells, accumulate_into)
     out: Tensor = _HashEncoding.apply(points, table, cells, accumulate_into)  # type: ignore[no-untyped-call]
     return out
 
 
-def _validate(
+def validate(
     points: Tensor, table: Tensor, cells: tuple[int, ...], accumulate_into: Tensor | None
 ) -> None:
+    """Raise a ValueError unless these can be encoded (see `hash_encoding`)."""
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points: found shape {tuple(points.shape)}, expected [M, 3]")
     if table.ndim != 3 or table.shape[0] != len(cells):
@@ -115,7 +116,6 @@ class _HashEncoding(torch.autograd.Function):
         points, table = ctx.saved_tensors
         into = ctx.accumulate_into
         grad_points, grad_table = None, None
-        grad = grad.contiguous()
         if ctx.needs_input_grad[0]:
             grad_points = ctx.kernels.backward_points(points, table, grad, ctx.cells)
         if ctx.needs_input_grad[1]:

@@ -21,7 +21,6 @@ from torch import Tensor
 from nerfxl_kernels.gpu import block, launch
 
 _POINTS = 64  # a block of forward
-_WIDEST = 128
 
 
 def forward(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -61,16 +60,8 @@ def pack(weights: Sequence[Tensor]) -> Tensor:
 
 
 def shape(weights: Sequence[Tensor]) -> dict[str, Any]:
-    """How to launch a kernel that calls `network`: WIDTHS, PADDED to what tl.dot takes, warps.
-
-    Raises
-    ------
-    ValueError
-        If a layer is too wide to stay on the chip.
-    """
+    """How to launch a kernel that calls `network`: WIDTHS, PADDED to what tl.dot takes, warps."""
     widths = (len(weights[0]), *(w.shape[1] for w in weights))
-    if max(widths) > _WIDEST:
-        raise ValueError(f"mlp: found width {max(widths)}, expected at most {_WIDEST} on a GPU")
     padded = tuple(max(16, triton.next_power_of_2(width)) for width in widths)
     return {"WIDTHS": widths, "PADDED": padded, "warps": 4 if max(widths) <= 64 else 8}
 

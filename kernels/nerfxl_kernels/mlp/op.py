@@ -11,6 +11,8 @@ from torch import Tensor
 from nerfxl_kernels import backend
 from nerfxl_kernels.mlp import reference
 
+_WIDEST = 128  # columns of a layer that a fused kernel keeps on the chip
+
 
 def mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """X W_0, ReLU, W_1, ..., ReLU, W_n: the last layer is linear.
@@ -23,12 +25,13 @@ def mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     -------
     [M, D_n], differentiable in x and every weight.
 
-    On a GPU products are of TF32 where it has that, and float64 takes the reference.
+    On a GPU products are of TF32 where it has that; float64, and layers wider than 128, which would
+    not stay on the chip, are torch's matrix products, as in the reference.
 
     Raises
     ------
     ValueError
-        If the widths do not chain, or one is above 128 on a GPU.
+        If the widths do not chain.
 
     Examples
     --------
@@ -36,8 +39,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     tensor([[1.]])
     """
     check_widths(x.shape[-1], weights)
-    chosen = backend.choose(x)
-    if chosen == "reference" or (chosen == "gpu" and x.dtype == torch.float64):
+    if backend.choose(x) == "reference" or not fits(x, weights):
         return reference.mlp(x, weights)
     out: Tensor = _Mlp.apply(x, *weights)  # type: ignore[no-untyped-call]
     return out
@@ -50,6 +52,12 @@ def check_widths(width: int, weights: Sequence[Tensor]) -> None:
         raise ValueError(
             f"mlp: input of width {width}, weights {[tuple(w.shape) for w in weights]}"
         )
+
+
+def fits(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the fused kernel of this tensor's backend can hold the network."""
+    widest = max(len(weights[0]), *(w.shape[1] for w in weights))
+    return backend.choose(x) != "gpu" or (x.dtype != torch.float64 and widest <= _WIDEST)
 
 
 class _Mlp(torch.autograd.Function):
