@@ -61,6 +61,19 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Race the kernels against their peers; drjit takes part where the extra `bench` is there."""
+    _module(session, "bench", *session.posargs)
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Compile the Triton kernels for three GPUs; write the tables of kernels/README.md."""
+    _module(session, "bench.compiled")
+    _module(session, "bench.report")
+
+
+@nox.session
 def schema(session: nox.Session) -> None:
     """Write scenes/schema.json and scenes/README.md anew from nerfxl/spec.py."""
     _module(session, "nerfxl.grammar")
