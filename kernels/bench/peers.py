@@ -91,6 +91,10 @@ class DrJitEncoding:
         dr.sync_thread()
         dr.clear_grad(self.encoding.data)
 
+    def release(self) -> None:
+        """Give back what drjit's allocator keeps."""
+        self.dr.flush_malloc_cache()
+
     def check(self) -> None:
         """A table of ones is encoded as ones: its layout is its own, so no more can be compared."""
         dr = self.dr

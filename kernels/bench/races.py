@@ -109,8 +109,8 @@ def _encoding(rates: Rates, device: torch.device, log_points: int, levels: int, 
         expand = DrJitEncoding(points, grad, shape, cells, expand=True)
         atomics = DrJitEncoding(points, grad, shape, cells, expand=False)
         contenders += [
-            Contender("drjit, expanded", expand, expand.check),
-            Contender("drjit, atomics", atomics, atomics.check),
+            Contender("drjit, expanded", expand, expand.check, expand.release),
+            Contender("drjit, atomics", atomics, atomics.check, atomics.release),
         ]
     if log_points <= 16 or device.type != "cpu":
         contenders += [torch_way(torch_encoding), torch_way(compiled_torch_encoding())]
@@ -137,7 +137,11 @@ def _perceptron(rates: Rates, device: torch.device, count: int) -> Race:
             x = (x @ weight).relu()
         return x @ weights[-1]
 
-    def contender(name: str, run: Callable[..., Tensor]) -> Contender:
+    def in_bfloat16(x: Tensor, *weights: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return plain(x, *weights).float()
+
+    def contender(name: str, run: Callable[..., Tensor], tolerance: float = 1e-4) -> Contender:
         def timed() -> None:
             for leaf in (x, *weights):
                 leaf.grad = None
@@ -146,13 +150,14 @@ def _perceptron(rates: Rates, device: torch.device, count: int) -> Race:
         def check() -> None:
             with torch.no_grad():
                 exact = plain(x[:99].double(), *(w.double() for w in weights))
-                _agree(run(x, *weights)[:99], exact, 0.05 if device.type == "cuda" else 1e-4)
+                _agree(run(x, *weights)[:99], exact, 0.05 if device.type == "cuda" else tolerance)
 
         return Contender(name, timed, check)
 
     contenders = (
         contender(OURS, lambda x, *w: mlp(x, w)),
         contender("torch", plain),
+        contender("torch, bfloat16", in_bfloat16, 0.1),
         contender("torch.compile", torch.compile(plain, dynamic=False)),
     )
     products = sum(a * b for a, b in pairwise(widths))
@@ -415,7 +420,7 @@ def _step(rates: Rates, device: torch.device, rays: int, each: int) -> Race:
             theirs = DrJitStep(
                 points, harmonics, target, length, torch.Size((levels, rows, 2)), cells
             )
-            contenders.append(Contender("drjit", theirs, theirs.check))
+            contenders.append(Contender("drjit", theirs, theirs.check, theirs.encoding.release))
     contenders.append(contender("torch and nerfacc", torch_way(torch_encoding)))
     contenders.append(
         contender("the same, encoding by torch.compile", torch_way(compiled_torch_encoding()))

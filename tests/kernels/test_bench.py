@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_nothing_wrong_is_timed() -> None:
 
 def test_contenders_take_turns() -> None:
     turns: list[str] = []
-    contenders = [Contender(name, lambda name=name: turns.append(name), nothing) for name in "ab"]
+    contenders = [Contender(name, partial(turns.append, name), nothing) for name in "ab"]
     race(contenders, 3, CPU)
     assert "".join(turns[-6:]) == "ababab"
 

@@ -48,16 +48,21 @@ def _adam(
     unbias: float,
     eps: float,
 ) -> None:
-    size, zero = parameter.shape[0], parameter.dtype.type(0)
+    size = parameter.shape[0]
     for block in prange((size + _BLOCK - 1) // _BLOCK):
         for start in range(block * _BLOCK, min(size, (block + 1) * _BLOCK), _RUN):
             run = slice(start, min(size, start + _RUN))
-            touched = False
-            for i in range(run.start, run.stop):
-                touched |= grad[i] != zero
-            if touched:
+            if _touched(grad[run]):
                 arrays = parameter[run], grad[run], first[run], second[run]
                 _step(*arrays, b1, b2, rate, unbias, eps)
+
+
+@njit(cache=True, error_model="numpy")
+def _touched(grad: Array) -> bool:
+    count, zero = 0, grad.dtype.type(0)
+    for i in range(grad.shape[0]):
+        count += grad[i] != zero
+    return count > 0
 
 
 @njit(cache=True, error_model="numpy")
@@ -72,14 +77,15 @@ def _step(
     unbias: float,
     eps: float,
 ) -> None:
+    """An untouched moment is multiplied by one and stored: stores under a mask cost far more."""
     one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
     for i in range(parameter.shape[0]):
         g = grad[i]
-        m = b1 * first[i] + (one - b1) * g
-        v = b2 * second[i] + (one - b2) * g * g
-        move = rate * m / (math.sqrt(v) * unbias + eps)
         touched = g != zero
+        m = (b1 if touched else one) * first[i] + (one - b1) * g
+        v = (b2 if touched else one) * second[i] + (one - b2) * g * g
+        move = rate * m / (math.sqrt(v) * unbias + eps)
         parameter[i] -= move if touched else zero
-        first[i] = m if touched else first[i]
-        second[i] = v if touched else second[i]
+        first[i] = m
+        second[i] = v
         grad[i] = zero

@@ -51,9 +51,18 @@ def _run(
 ) -> None:
     """Start a kernel; numba has no half precision, so a table of it is widened first."""
     table = table.detach().to(points.dtype)
-    along_axes = points.detach().T.contiguous().numpy()  # [3, M]: neighbours side by side
+    along_axes = points.new_empty(3, points.shape[0]).numpy()  # neighbours side by side
+    _turn(points.detach().contiguous().numpy(), along_axes)
     arrays = (tensor.detach().contiguous().numpy() for tensor in (table, *others))
     kernel(along_axes, *arrays, np.asarray(cells), (0,) * table.shape[2], get_num_threads())
+
+
+@njit(parallel=True, cache=True)
+def _turn(points: Array, along_axes: Array) -> None:
+    """[M, 3] -> [3, M], which torch does on one thread and slowly."""
+    for m in prange(points.shape[0]):
+        for axis in range(3):
+            along_axes[axis, m] = points[m, axis]
 
 
 @njit(cache=True, error_model="numpy", fastmath=True)
