@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -216,6 +217,25 @@ def test_accumulate_into_adds_once_a_backward(backend: Backend) -> None:
     once = buffer.clone()
     out.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(buffer, 2 * once, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.long  # 12 GiB of addresses, of which few are touched
+@FAST
+def test_a_table_of_more_than_2_31_entries(backend: Backend) -> None:
+    rows, cells = 2**28, (2**20,) * 3
+    points = random(5, 3, dtype=torch.float32)
+    zeros = np.zeros((3, rows, 4), np.float32)  # 3.2 * 10^9, not written by numpy
+    buffer = torch.from_numpy(zeros).to(torch.get_default_device())
+    with use(backend):
+        learned = buffer.detach().requires_grad_()
+        grad = random(5, 12, seed=1, dtype=torch.float32)
+        hash_encoding(points, learned, cells, buffer).backward(grad)  # type: ignore[no-untyped-call]
+        found = hash_encoding(points, buffer, cells)
+    with use("reference"):
+        expected = hash_encoding(points, buffer, cells)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # A cell's eight shares s sum to 1, so what comes back of g is g sum(s^2), at least g / 8.
+    assert (found >= grad / 8 - 1e-5).all()
 
 
 def test_resolutions() -> None:

@@ -147,6 +147,11 @@ def _forward(
 
 
 @triton.jit
+def _zeros(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    return tl.zeros((ROWS, COLUMNS), tl.float32)
+
+
+@triton.jit
 def _backward(
     x,
     weights,
@@ -167,22 +172,22 @@ def _backward(
     POINTS: tl.constexpr,
 ):
     LAYERS: tl.constexpr = len(WIDTHS) - 1
-    total = tl.tuple(())  # the last layer's gradient first, as they are found
+    total = ()  # the last layer's gradient first, as they are found
     for layer in tl.static_range(LAYERS - 1, -1, -1):
-        total += (tl.zeros((PADDED[layer], PADDED[layer + 1]), tl.float32),)
+        total += (_zeros(PADDED[layer], PADDED[layer + 1]),)  # type: ignore[assignment]
     # Weights hoisted out of the loop, or blocks loaded ahead, would spill registers.
     blocks = tl.cdiv(count, POINTS)
     for i in tl.range(tl.program_id(0), blocks, programs, num_stages=1, disable_licm=True):
         m = i * POINTS + tl.arange(0, POINTS).to(tl.int64)
         inside = m < count
-        inputs = tl.tuple((load_rows(x, m, inside, x_m, x_c, WIDTHS[0], PADDED[0]),))  # by layer
+        inputs = (load_rows(x, m, inside, x_m, x_c, WIDTHS[0], PADDED[0]),)  # by layer
         at = weights
         for layer in tl.static_range(LAYERS - 1):
             h = tl.dot(inputs[layer], weight(at, layer, WIDTHS, PADDED))
-            inputs += (tl.maximum(h, 0),)
+            inputs += (tl.maximum(h, 0),)  # type: ignore[assignment]
             at += WIDTHS[layer] * WIDTHS[layer + 1]
         g = load_rows(grad, m, inside, grad_m, grad_c, WIDTHS[-1], PADDED[-1])
-        new = tl.tuple(())
+        new = ()
         for layer in tl.static_range(LAYERS - 1, -1, -1):
             above = g
             if layer > 0 or grad_x is not None:
@@ -190,7 +195,7 @@ def _backward(
             if layer > 0:
                 g = tl.where(inputs[layer] > 0, g, 0)
                 at -= WIDTHS[layer - 1] * WIDTHS[layer]
-            new += (tl.dot(tl.trans(inputs[layer]), above, total[LAYERS - 1 - layer]),)
+            new += (tl.dot(tl.trans(inputs[layer]), above, total[LAYERS - 1 - layer]),)  # type: ignore[assignment]
         total = new
         if grad_x is not None:
             store_rows(grad_x, g, m, inside, grad_x_m, grad_x_c, WIDTHS[0], PADDED[0])
