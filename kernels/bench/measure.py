@@ -17,6 +17,9 @@ from statistics import median
 import torch
 
 
+_PAUSE = 0.05  # seconds: threads of the one before spin for a while in wait for more work
+
+
 @dataclass(frozen=True)
 class Contender:
     """One way to do it. `check` raises AssertionError where the result is wrong.
@@ -63,6 +66,7 @@ def race(contenders: Sequence[Contender], rounds: int, device: torch.device) -> 
 
 def _timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
     _wait(device)
+    time.sleep(_PAUSE)
     wall, used = time.perf_counter(), time.process_time()
     run()
     _wait(device)

@@ -25,6 +25,7 @@ Rows = NDArray[np.uint32]
 _P1, _P2 = np.uint32(2654435761), np.uint32(805459861)
 _BLOCK = 512  # points whose rows are found together
 _AHEAD = 8  # points between asking for a row and using it
+_NEAR = 2**16  # entries of a level that the cache holds, so that reading it needs no asking
 
 
 def forward(points: Tensor, table: Tensor, cells: tuple[int, ...]) -> Tensor:
@@ -174,10 +175,11 @@ def _encode(
     rows, shares = np.empty((8, _BLOCK), np.uint32), np.empty((3, _BLOCK), points.dtype)
     for level in range(cells.shape[0]):
         grid = table[level]
+        far = grid.size > _NEAR
         for first in range(thread * _BLOCK, points.shape[1], threads * _BLOCK):
             count = _find(points, first, cells[level], grid, rows, shares)
             for m in range(count):
-                if m + _AHEAD < count:
+                if far and m + _AHEAD < count:
                     _ask_for(grid, rows, m + _AHEAD)
                 u, v, w = shares[0, m], shares[1, m], shares[2, m]
                 a = _mix(_row(grid, rows, 0, m, features), _row(grid, rows, 1, m, features), u)
