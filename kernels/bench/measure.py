@@ -16,7 +16,6 @@ from statistics import median
 
 import torch
 
-
 _PAUSE = 0.05  # seconds: threads of the one before spin for a while in wait for more work
 
 
