@@ -27,7 +27,7 @@ def scene(method: str) -> SceneSpec:
 
 
 def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
-    """Loss, pixels, gradients and updated parameters of one step of a new model, by name."""
+    """Loss, pixels and gradients of one step of a new model, and its pixels after it, by name."""
     generator = torch.Generator("cpu").manual_seed(0)
     device = torch.get_default_device()
     with torch.device("cpu"):
