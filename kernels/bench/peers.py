@@ -19,23 +19,25 @@ _P1, _P2 = 2654435761, 805459861
 def torch_encoding(points: Tensor, table: Tensor, cells: tuple[int, ...]) -> Tensor:
     """The same function as `hash_encoding` in torch operations: [M, 3] -> [M, L F]."""
     levels, rows, features = table.shape
-    n = torch.tensor(cells)
+    device = points.device
+    n = torch.tensor(cells, device=device)
     dense = (n + 1) ** 3 <= rows
     position = points[:, None].clamp(0, 1) * n[:, None]  # [M, L, 3]
     corner = torch.minimum(position.detach().floor(), n[:, None] - 1)
     share, corner = position - corner, corner.long()
-    first = torch.arange(levels) * rows
+    first = torch.arange(levels, device=device) * rows
     flat = table.reshape(-1, features)
-    out = torch.zeros(len(points), levels, features)
+    out = points.new_zeros(len(points), levels, features)
     for bits in product((0, 1), repeat=3):
-        vertex = corner + torch.tensor(bits)
+        vertex = corner + torch.tensor(bits, device=device)
         x, y, z = vertex.unbind(-1)
         row = torch.where(
             dense,
             x + (n + 1) * (y + (n + 1) * z),
             (x ^ (y * _P1) ^ (z * _P2)) & (rows - 1),
         )
-        weight = torch.where(torch.tensor(bits, dtype=torch.bool), share, 1 - share).prod(-1)
+        far = torch.tensor(bits, dtype=torch.bool, device=device)
+        weight = torch.where(far, share, 1 - share).prod(-1)
         out = out + weight[..., None] * flat[row + first]
     return out.reshape(len(points), levels * features)
 

@@ -7,7 +7,6 @@ do it, from rates measured in the same run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -416,11 +415,9 @@ def _step(rates: Rates, device: torch.device, rays: int, each: int) -> Race:
 
     contenders = [contender(OURS, ours())]
     if device.type == "cpu" and find_spec("drjit"):
-        with suppress(ImportError):
-            theirs = DrJitStep(
-                points, harmonics, target, length, torch.Size((levels, rows, 2)), cells
-            )
-            contenders.append(Contender("drjit", theirs, theirs.check, theirs.encoding.release))
+        shape = torch.Size((levels, rows, 2))
+        theirs = DrJitStep(points, harmonics, target, length, shape, cells)
+        contenders.append(Contender("drjit", theirs, theirs.check, theirs.encoding.release))
     contenders.append(contender("torch and nerfacc", torch_way(torch_encoding)))
     contenders.append(
         contender("the same, encoding by torch.compile", torch_way(compiled_torch_encoding()))
