@@ -17,8 +17,8 @@ import numba
 import torch
 
 from bench.floors import cpu_rates, gpu_rates
-from bench.measure import race
-from bench.races import OURS, Race, races
+from bench.measure import OURS, Race, race
+from bench.races import races
 from bench.report import lines
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 
+OURS = "nerfxl"
 _PAUSE = 0.05  # seconds: threads of the one before spin for a while in wait for more work
 
 
@@ -30,6 +31,17 @@ class Contender:
     run: Callable[[], object]
     check: Callable[[], None]
     release: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class Race:
+    """Contenders, ours first; seconds of the floor; what the floor counts."""
+
+    operation: str
+    workload: str
+    contenders: tuple[Contender, ...]
+    floor: float
+    counted: str
 
 
 @dataclass(frozen=True)

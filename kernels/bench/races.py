@@ -7,7 +7,6 @@ do it, from rates measured in the same run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -25,21 +24,9 @@ from nerfxl_kernels.segment import segment
 from torch import Tensor
 
 from bench.floors import Rates
-from bench.measure import Contender
-from bench.peers import DrJitEncoding, DrJitStep, compiled_torch_encoding, torch_encoding
-
-OURS = "nerfxl"
-
-
-@dataclass(frozen=True)
-class Race:
-    """Contenders, ours first; seconds of the floor; what the floor counts."""
-
-    operation: str
-    workload: str
-    contenders: tuple[Contender, ...]
-    floor: float
-    counted: str
+from bench.measure import OURS, Contender, Race
+from bench.peers import DrJitEncoding, compiled_torch_encoding, torch_encoding
+from bench.step import whole_step
 
 
 def races(rates: Rates, device: torch.device) -> list[Callable[[], Race]]:
@@ -59,7 +46,7 @@ def races(rates: Rates, device: torch.device) -> list[Callable[[], Race]]:
         lambda: _march(rates, device, 2 ** (points - 6), 64),
         lambda: _resample(rates, device, 2 ** (points - 6), 64, 32),
         lambda: _adam(rates, device, 16 * 2**19 * 2),
-        lambda: _step(rates, device, 1024 if on_cpu else 4096, 64),
+        lambda: whole_step(rates, device, 1024 if on_cpu else 4096, 64),
     ]
 
 
@@ -335,98 +322,3 @@ def _adam(rates: Rates, device: torch.device, size: int) -> Race:
     workload = f"{size / 1e6:.1f} M entries, all touched, gradient written before and cleared after"
     floor = (8 + 32) * size / rates.stream
     return Race("adam", workload, contenders, floor, "five arrays read or written, eight times")
-
-
-def _step(rates: Rates, device: torch.device, rays: int, each: int) -> Race:
-    levels, rows, cells = 16, 2**19, resolutions(16, 16, 2048)
-    count, length = rays * each, 1 / each
-    points = torch.rand(count, 3, device=device)
-    harmonics = torch.rand(count, 16, device=device)
-    target = torch.rand(rays, 3, device=device)
-    offsets = torch.arange(rays + 1, device=device) * each
-    m = torch.arange(each, device=device).repeat(rays) * length
-    width = torch.full_like(m, length)
-
-    def networks() -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        def weight(a: int, b: int) -> Tensor:
-            return ((torch.rand(a, b, device=device) - 0.5) * 0.2).requires_grad_()
-
-        table = (torch.rand(levels, rows, 2, device=device) * 1e-4).requires_grad_()
-        return (
-            table,
-            [weight(32, 64), weight(64, 16)],
-            [weight(31, 64), weight(64, 64), weight(64, 3)],
-        )
-
-    def ours() -> Callable[[], Tensor]:
-        table, dense, coloured = networks()
-        buffer = torch.zeros_like(table)
-        parameters = [table, *dense, *coloured]
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
-        done = 0
-
-        def run() -> Tensor:
-            nonlocal done
-            done += 1
-            for weight in (*dense, *coloured):
-                weight.grad = None
-            hidden = mlp(hash_encoding(points, table, cells, buffer), dense)
-            density = hidden[:, 0].clamp(max=10).exp()
-            colour = mlp(torch.cat([hidden[:, 1:], harmonics], 1), coloured).sigmoid()
-            values, _ = segment(density, colour, width, m, width, offsets)
-            loss = ((values[:, 3:] - target) ** 2).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for parameter, (first, second) in zip(parameters, moments, strict=True):
-                grad = buffer if parameter is table else parameter.grad
-                assert grad is not None
-                adam(parameter.data, grad.contiguous(), first, second, done, 0.01)
-            return loss.detach()
-
-        return run
-
-    def torch_way(encode: Callable[..., Tensor]) -> Callable[[], Tensor]:
-        table, dense, coloured = networks()
-        optimiser = torch.optim.Adam([table, *dense, *coloured], lr=0.01, fused=True)
-        start, end = (m + 0 * width).reshape(rays, each), (m + width).reshape(rays, each)
-
-        def run() -> Tensor:
-            optimiser.zero_grad(set_to_none=True)
-            hidden = (encode(points, table, cells) @ dense[0]).relu() @ dense[1]
-            density = hidden[:, 0].clamp(max=10).exp()
-            x = (torch.cat([hidden[:, 1:], harmonics], 1) @ coloured[0]).relu()
-            colour = ((x @ coloured[1]).relu() @ coloured[2]).sigmoid()
-            weights, *_ = nerfacc.render_weight_from_density(
-                start, end, density.reshape(rays, each)
-            )
-            shade: Tensor = (weights[..., None] * colour.reshape(rays, each, 3)).sum(1)
-            loss = ((shade - target) ** 2).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            return loss.detach()
-
-        return run
-
-    def contender(name: str, run: Callable[[], Tensor]) -> Contender:
-        def check() -> None:
-            losses = [float(run()) for _ in range(4)]
-            assert losses[-1] < losses[0], f"{name} does not learn: {losses}"
-
-        return Contender(name, run, check)
-
-    contenders = [contender(OURS, ours())]
-    if device.type == "cpu" and find_spec("drjit"):
-        shape = torch.Size((levels, rows, 2))
-        theirs = DrJitStep(points, harmonics, target, length, shape, cells)
-        contenders.append(Contender("drjit", theirs, theirs.check, theirs.encoding.release))
-    contenders.append(contender("torch and nerfacc", torch_way(torch_encoding)))
-    contenders.append(
-        contender("the same, encoding by torch.compile", torch_way(compiled_torch_encoding()))
-    )
-    products = 32 * 64 + 64 * 16 + 31 * 64 + 64 * 64 + 64 * 3
-    floor = (
-        2 * count * levels * 4 * (9 / 8) / rates.reads(rows * 8)
-        + 3 * 2 * count * products / rates.flops
-        + (32 * levels * rows * 2 + count * (4 * levels * 2 * 2 + 22 * 4)) / rates.stream
-    )
-    workload = f"{rays} rays x {each} samples, L=16, T=2^19, two networks, Adam"
-    return Race("whole step", workload, tuple(contenders), floor, "the sum of its parts' floors")
