@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 
 from nerfxl import launch
+from nerfxl.cluster import choose_device, cores
 from nerfxl.errors import UserError
 from nerfxl.model import parameter_counts
 from nerfxl.plan_picture import picture
 from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
 from nerfxl.prepare import Prepared, near_plane, prepare, read_back, some_rays, write
 from nerfxl.progress import following
-from nerfxl.ranks import choose_device, cores
 from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene

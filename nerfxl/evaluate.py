@@ -103,9 +103,10 @@ def evaluate(
         if in_sheet:
             pair = (rendered.colour.numpy(), rendered.depth.numpy())
             rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
-    for others in ranks.gather_objects(scores):
-        scores |= others
-    peaks = ranks.gather_objects(peak_memory(ranks.device))
+    mine_as_json = [(index, asdict(one)) for index, one in scores.items()]
+    for others in ranks.gather_json(mine_as_json):
+        scores |= {index: ImageScore(**one) for index, one in others}
+    peaks = ranks.gather_json(peak_memory(ranks.device))
     if not ranks.first:
         return
     if rows:

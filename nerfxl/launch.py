@@ -132,8 +132,8 @@ def cause(failures: list[Failure]) -> Failure:
     """Choose the rank that failed of its own accord.
 
     When one rank dies, its peers soon fail too: they lose a connection (EX_UNAVAILABLE, see
-    `nerfxl.ranks`), or the launcher ends them (SIGTERM, and SIGKILL half a minute later if they do
-    not answer; then they are the cause only if all others were waiting for them).
+    `nerfxl.cluster`), or the launcher ends them (SIGTERM, and SIGKILL half a minute later if they
+    do not answer; then they are the cause only if all others were waiting for them).
     """
     start = min(failure.time for failure in failures)
 

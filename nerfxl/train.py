@@ -61,7 +61,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
             learned = _learn(step, count, pool, model, optimisers, spec, ranks)
             tally.add(learned, count)
             if spec.sampling.method == "occupancy":
-                count = next_rays(spec, count, ranks.total(learned.samples))
+                count = next_rays(spec, count, ranks.total(learned.samples)[0])
             last = step == train.steps
             if log and (step % train.log_every == 0 or last):
                 log.append(_line(step, tally, spec, ranks))

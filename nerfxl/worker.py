@@ -42,11 +42,11 @@ def work(job: Job) -> int:
     ------
     UserError: as the task does.
     """
-    from nerfxl.ranks import Ranks
+    from nerfxl.cluster import joined
     from nerfxl.train import StoppedError, fit
 
     run = RunFolder.open(Path(job.run))
-    with Ranks.from_environment(job.device) as ranks:
+    with joined(job.device) as ranks:
         try:
             if job.task == "fit":
                 fit(run, ranks, job.resume)

@@ -27,7 +27,8 @@ ROWS = {
     "the machine": "render pixels scene_file checkpoint plan_picture",
     "its parts": "field exchange optimiser losses scene_errors pictures plan_report",
     "space, photographs, grammar": "partition world captures grammar",
-    "what is asked, and who answers": "spec runs ranks launch",
+    "a run, and who takes part in it": "runs launch cluster",
+    "what is asked, and who answers": "spec ranks",
     "words that all use": "errors rays cameras metrics progress randomness spec_forms yaml_tree",
 }
 LAYERS = {

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nerfxl.cluster import joined
 from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, owner
 from nerfxl.ranks import Ranks
@@ -158,7 +159,7 @@ def oracle(K: int) -> dict[str, Tensor]:
 def work(folder: Path) -> None:
     """Be one process of the test: all cases, the smaller ones in subgroups."""
     found = {}
-    with Ranks.from_environment("cpu") as world:
+    with joined("cpu") as world:
         for size in {R for R, _ in CASES if R > 1}:
             group = torch.distributed.new_group(list(range(size)))
             if world.rank >= size:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nerfxl.cluster import joined
 from nerfxl.losses import loss
 from nerfxl.model import Model
 from nerfxl.partition import plan
@@ -112,7 +113,7 @@ def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
         "depth": pixels.depth,
         "opacity": pixels.opacity,
         "distortion": pixels.distortion.detach(),
-        "samples": torch.tensor(ranks.total(pixels.samples)),
+        "samples": torch.tensor(ranks.total(pixels.samples)[0]),
         "own proposal loss": proposal_loss.detach(),
     }
     modules = {"shared": made.shared} | {f"tile{tile.index}": tile for tile in made.tiles}
@@ -126,7 +127,7 @@ def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
 def work(folder: Path) -> None:
     """Be one of four processes: all cases on all four, then on the first two."""
     found = {}
-    with Ranks.from_environment("cpu") as world:
+    with joined("cpu") as world:
         for size in (2, LARGEST):
             group = torch.distributed.new_group(list(range(size)))
             if world.rank >= size:

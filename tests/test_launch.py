@@ -128,8 +128,8 @@ def test_a_rank_that_loses_its_peer_is_not_blamed(
     start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = """
-from nerfxl.ranks import Ranks
-with Ranks.from_environment("cpu") as ranks:
+from nerfxl.cluster import joined
+with joined("cpu") as ranks:
     ranks.barrier()
     if ranks.rank == 1:
         raise RuntimeError("tile 3 is not finite")
@@ -145,8 +145,8 @@ with Ranks.from_environment("cpu") as ranks:
 
 def test_no_worker_outlives_a_killed_launcher(tmp_path: Path) -> None:
     (tmp_path / "toy_worker.py").write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom nerfxl.ranks import Ranks\n"
-        "with Ranks.from_environment('cpu') as ranks:\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom nerfxl.cluster import joined\n"
+        "with joined('cpu') as ranks:\n"
         "    Path(sys.argv[1], f'pid-{ranks.rank}').write_text(str(os.getpid()))\n"
         "    ranks.barrier()\n"
         "    time.sleep(60)\n"

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nerfxl.errors import UserError
-from nerfxl.ranks import Ranks, choose_device
+from nerfxl.cluster import joined
+from nerfxl.ranks import Ranks
 
 SIZE = 3
 COUNTS = (2, 0, 1)
@@ -21,7 +21,7 @@ COUNTS = (2, 0, 1)
 
 def work(folder: Path) -> None:
     """Be one process of the test, and write what it saw."""
-    with Ranks.from_environment("cpu") as ranks:
+    with joined("cpu") as ranks:
         r = ranks.rank
         rows = torch.full((COUNTS[r], 2), r, dtype=torch.float64, requires_grad=True)
         gathered = ranks.all_gather(rows, COUNTS)
@@ -42,7 +42,17 @@ def work(folder: Path) -> None:
             "even": ranks.all_gather(whole, (2, 2, 2)).tolist(),
             "flags": ranks.all_gather(torch.tensor([r == 1]), (1, 1, 1)).tolist(),
             "sums": [bfloat.tolist(), double.tolist(), leaf.item()],
-            "objects": ranks.gather_objects({"rank": r}),
+            "json": ranks.gather_json({"rank": r}),
+            "swapped": ranks.swap(
+                torch.full((3, 2), r),
+                [1] * 3 if r else [0, 2, 1],
+                [[0, 1, 1], [2, 1, 1], [1, 1, 1]][r],
+            )
+            .wait()
+            .tolist(),
+            "votes": ranks.votes(r == 1, False, r == 0),
+            "total": ranks.total(r, 1),
+            "traffic": {kind: [b.calls, b.received] for kind, b in ranks.traffic.items()},
             "any": [ranks.any(False), ranks.any(r == 2), ranks.any(True)],
             "waited": time.monotonic() - before > 0.2,
         }
@@ -79,8 +89,32 @@ def test_sums_are_in_place_and_of_any_dtype(seen: list[dict[str, object]]) -> No
         assert one["sums"] == [[3, 3], [[4.5, 4.5]], 3]
 
 
-def test_objects_are_gathered_in_rank_order(seen: list[dict[str, object]]) -> None:
-    assert [one["objects"] for one in seen] == [[{"rank": 0}, {"rank": 1}, {"rank": 2}]] * SIZE
+def test_json_is_gathered_in_rank_order(seen: list[dict[str, object]]) -> None:
+    assert [one["json"] for one in seen] == [[{"rank": 0}, {"rank": 1}, {"rank": 2}]] * SIZE
+
+
+def test_rows_are_swapped(seen: list[dict[str, object]]) -> None:
+    # Rank 0 keeps none for itself and sends two to rank 1.
+    assert [one["swapped"] for one in seen] == [
+        [[1, 1], [2, 2]],
+        [[0, 0], [0, 0], [1, 1], [2, 2]],
+        [[0, 0], [1, 1], [2, 2]],
+    ]
+
+
+def test_votes_and_totals_are_the_same_everywhere(seen: list[dict[str, object]]) -> None:
+    assert [one["votes"] for one in seen] == [[True, False, True]] * SIZE
+    assert [one["total"] for one in seen] == [[3, 3]] * SIZE
+
+
+def test_all_that_is_sent_is_counted(seen: list[dict[str, object]]) -> None:
+    for one in seen:
+        traffic = one["traffic"]
+        assert isinstance(traffic, dict)
+        # Three gathers, the two of which JSON is made, and one swap.
+        assert traffic["other"][0] == 6
+        # A ring brings 2 / 3 of the sum twice: a barrier's number, three votes, two totals.
+        assert traffic["flags"] == [3, sum(2 * 8 * count * 2 // 3 for count in (1, 3, 2))]
 
 
 def test_all_agree_on_flags(seen: list[dict[str, object]]) -> None:
@@ -94,7 +128,7 @@ def test_a_barrier_waits_for_the_slowest(seen: list[dict[str, object]]) -> None:
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with Ranks.from_environment("cpu") as ranks:
+    with joined("cpu") as ranks:
         assert not dist.is_initialized()
         assert (ranks.rank, ranks.size, ranks.device.type) == (0, 1, "cpu")
         rows = torch.ones(2, 3, requires_grad=True)
@@ -103,64 +137,20 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         total = torch.ones(2)
         ranks.all_reduce_sum([total])
         assert total.tolist() == [1, 1]
+        assert ranks.swap(rows, [2], [2]).wait() is not rows
+        assert torch.equal(ranks.swap(rows, [2], [2]).wait(), rows)
+        assert ranks.votes(True, False) == [True, False]
+        assert ranks.total(3, 4) == [3, 4]
+        assert not ranks.traffic
         assert ranks.any(True)
         assert not ranks.any(False)
-        assert ranks.gather_objects("alone") == ["alone"]
+        assert ranks.gather_json("alone") == ["alone"]
         ranks.barrier()
 
 
 def test_counts_must_be_those_of_the_rows() -> None:
     with pytest.raises(ValueError, match=r"rank 0 has 2 rows, counts are \[3\]"):
         Ranks().all_gather(torch.ones(2), [3])
-
-
-@pytest.mark.parametrize(
-    ("variables", "sentence"),
-    [
-        (
-            {"RANK": "two", "WORLD_SIZE": "3"},
-            "the environment variable RANK is 'two': it must be a whole number.",
-        ),
-        (
-            {"RANK": "3", "WORLD_SIZE": "3"},
-            "RANK is 3 and WORLD_SIZE is 3: start the run with torchrun.",
-        ),
-        (
-            {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1"},
-            "WORLD_SIZE is 3, but MASTER_PORT is not set: start the run with torchrun, or unset "
-            "RANK and WORLD_SIZE.",
-        ),
-    ],
-)
-def test_incomplete_variables_are_named(
-    variables: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NERFXL_LAUNCHER"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError) as caught, Ranks.from_environment("cpu"):
-        pass
-    assert str(caught.value) == sentence
-
-
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(UserError, match="device is 'tpu': choose auto, cpu or cuda"):
-        choose_device("tpu")
-
-
-def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match="sees no GPU: use --device cpu"):
-        choose_device("cuda")
-
-
-def test_fewer_gpus_than_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="2 processes need 2 GPUs and 1 found"):
-        choose_device("auto", local_rank=1, local_size=2)
 
 
 if __name__ == "__main__":
