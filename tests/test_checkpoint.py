@@ -45,7 +45,7 @@ class ThreadRanks(Ranks):
         self.meeting.barrier.wait()
         return found
 
-    def all_gather(self, own: Tensor, counts: Sequence[int], kind: str = "other") -> Tensor:
+    def all_gather(self, own: Tensor, counts: Sequence[int], kind: str = "other") -> Tensor:  # noqa: ARG002
         assert own.shape[0] == counts[self.rank]
         return torch.cat([part for part in self._all(own) if isinstance(part, Tensor)])
 
