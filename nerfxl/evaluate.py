@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from nerfxl.pictures import SheetRow, colourise, depth_range, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.ranks import Ranks
+from nerfxl.rays import Batch
 from nerfxl.render import Renderer
 from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.spec import SceneSpec
@@ -44,19 +43,22 @@ class Picture:
 def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.device) -> Picture:
     """Render one view; a collective of all ranks that hold tiles."""
     camera: Camera = shot.camera
-    sampling = scene.spec.sampling
+    sampling, exchange = scene.spec.sampling, renderer.exchange
     rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
-    colour, depth = rays.origins.new_empty(len(rays), 3), rays.origins.new_empty(len(rays))
-    chunks = math.ceil(len(rays) / rays_at_once(scene.spec))
-    for first in range(chunks):
-        part = slice(first, None, chunks)  # from all over the picture: work for all ranks
-        some = rays[part]
-        still = some.origins.new_full((len(some), 2), 0.5)
-        pixels, _ = renderer(some, still, sampling.proposal.padding, sampling.render_samples)
-        colour[part], depth[part] = pixels.colour, pixels.depth
-    size = (camera.height, camera.width)
-    colour = colour.clamp(0, 1).reshape(*size, 3)
-    return Picture(colour.cpu(), (depth / scene.world.scale).reshape(size).cpu())
+    found = rays.origins.new_empty(len(rays), 4)
+    pieces = math.ceil(len(rays) / rays_at_once(scene.spec))
+    for first in range(pieces):
+        piece = rays[first::pieces]  # from all over the picture: work for all ranks
+        count = len(piece)
+        mine = exchange.mine(count)
+        number = torch.arange(count, device=device)[mine]
+        still = piece.origins.new_full((len(number), 2), 0.5)
+        batch = Batch(piece[mine], still, number, count)
+        pixels = renderer.still(batch, sampling.proposal.padding, sampling.render_samples)
+        seen = torch.cat([pixels.colour.clamp(0, 1), pixels.depth[:, None]], 1)
+        found[first::pieces] = exchange.whole(seen, count)
+    values = found.reshape(camera.height, camera.width, 4).cpu()
+    return Picture(values[..., :3], values[..., 3] / scene.world.scale)
 
 
 def rays_at_once(spec: SceneSpec) -> int:
@@ -106,7 +108,7 @@ def evaluate(
     mine_as_json = [(index, asdict(one)) for index, one in scores.items()]
     for others in ranks.gather_json(mine_as_json):
         scores |= {index: ImageScore(**one) for index, one in others}
-    peaks = ranks.gather_json(peak_memory(ranks.device))
+    peaks = ranks.gather_json(ranks.peak_memory())
     if not ranks.first:
         return
     if rows:
@@ -169,11 +171,3 @@ def file_name(view: str) -> str:
     'left_img_1.png'
     """
     return str(Path(view).with_suffix(".png")).replace("/", "_")
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory this process has used so far, bytes: of the GPU, or resident on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

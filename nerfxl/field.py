@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -156,9 +157,12 @@ class Shared(nn.Module):
             return harmonics.new_tensor(self.constant).expand(len(harmonics), 3)
         return mlp(harmonics, tuple(self.sky_layers)).sigmoid()
 
-    def before_exchange(self) -> list[Tensor]:
-        """Parameters used inside tiles: their gradients are summed over ranks."""
-        return list(self.colour_layers)
+    def twin(self) -> Shared:
+        """The same numbers in the same memory, with gradients of their own: what one tile says."""
+        twin = copy.deepcopy(self)
+        for own, shared in zip(twin.parameters(), self.parameters(), strict=True):
+            own.data = shared.data
+        return twin
 
 
 def background_colour(field: FieldSpec) -> tuple[float, float, float] | None:

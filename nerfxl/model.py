@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nerfxl.checkpoint import Checkpoint
-from nerfxl.exchange import Gather
+from nerfxl.exchange import choose
 from nerfxl.field import Shared, Tile
 from nerfxl.optimiser import Optimiser
 from nerfxl.partition import Plan
@@ -27,18 +27,48 @@ class Optimisers:
 
 
 class Model:
-    """What one rank holds of a scene, and the renderer over it."""
+    """What one rank holds of a scene, and the renderer over it.
 
-    def __init__(self, spec: SceneSpec, plan: Plan, near: float, ranks: Ranks) -> None:
-        self.exchange = Gather(ranks, len(plan))
+    Each tile at hand sees what all tiles share through a twin of it, so that the tiles' gradients
+    stay apart until they are summed in tile order.
+    """
+
+    def __init__(
+        self,
+        spec: SceneSpec,
+        plan: Plan,
+        near: float,
+        ranks: Ranks,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.exchange = choose(spec.exchange, ranks, len(plan))
         self.tiles = [
             Tile(k, plan.tiles[k], plan.cores[k], spec.field, spec.sampling, spec.seed).to(
-                ranks.device
+                ranks.device, dtype
             )
             for k in self.exchange.own
         ]
-        self.shared = Shared(spec.field, spec.seed).to(ranks.device)
-        self.renderer = Renderer(plan, self.tiles, self.shared, spec.sampling, near, self.exchange)
+        self.shared = Shared(spec.field, spec.seed).to(ranks.device, dtype)
+        self.twins = [self.shared.twin() for _ in self.tiles]
+        self.renderer = Renderer(plan, self.tiles, self.twins, spec.sampling, near, self.exchange)
+
+    def sum_shared_gradients(self) -> None:
+        """Give what all tiles share the sum of their gradients; a collective.
+
+        A tile says what it found in its samples, and in the background of the rays that are loaded
+        in its name: so nothing is left out and nothing is counted twice, whatever the exchange. A
+        missing gradient counts as zeros and becomes a tensor, so that an optimiser takes the same
+        step however many ranks there are.
+        """
+        rows = []
+        for twin in self.twins:
+            rows.append(torch.cat([_gradient(weight).reshape(-1) for weight in twin.parameters()]))
+            twin.zero_grad()
+        total = self.exchange.sum_in_tile_order(torch.stack(rows))
+        parameters = list(self.shared.parameters())
+        parts = torch.split(total, [p.numel() for p in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take the fields of a checkpoint; what else it holds is left."""
@@ -69,6 +99,10 @@ def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
 def stored(module: torch.nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
     """A module's tensors and its optimiser's, under names free of any rank."""
     return {**module.state_dict(), **optimiser.state()}
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _fill(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:

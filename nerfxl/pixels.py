@@ -1,8 +1,10 @@
-"""The training photographs as one pool of pixels, and random rays drawn from it."""
+"""The training photographs as a pool of pixels, in parts, and random rays drawn from it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -12,34 +14,55 @@ from torch import Tensor
 from nerfxl.cameras import Camera
 from nerfxl.captures import View
 from nerfxl.randomness import generator
-from nerfxl.rays import Rays
+from nerfxl.rays import Batch, Rays
 from nerfxl.world import WorldTransform
 
 RAYS_OF_STEP, JITTER_OF_STEP = 0, 1
+EMPTY = torch.zeros(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a pool belongs to one tile's part: where its pixels start, and how many they are."""
+
+    first: int
+    pixels: int
+
+
+def dealt(views: Sequence[View], parts: int, loads: Sequence[int]) -> list[tuple[int, View]]:
+    """Deal photographs to parts, the i-th to part i modulo `parts`: those that are loaded here."""
+    return [(part, view) for part in loads for view in views[part::parts]]
 
 
 class PixelPool:
-    """All pixels of V photographs, uint8, with what makes rays of them.
+    """The pixels of the photographs that a rank loads, uint8, with what makes rays of them.
 
-    Cameras that are alike share one map of directions. Pixels that a mask leaves out, or that the
-    camera model cannot invert, are never drawn.
+    Every batch draws from each part as many rays as its pixels are of all, and so does not depend
+    on who loads what. Cameras that are alike share one map of directions. Pixels that a mask leaves
+    out, or that the camera model cannot invert, are never drawn.
+
+    Parameters
+    ----------
+    views: what is loaded, with the part each belongs to, part by part (see `dealt`).
+    images, masks: theirs, in the same order; they may be read as they are asked for.
+    world: places them. background: blended behind transparent pixels. device: where all lies.
     """
 
     def __init__(
         self,
-        views: Sequence[View],
-        images: Sequence[NDArray[np.uint8]],
-        masks: Sequence[NDArray[np.bool_] | None],
+        views: Sequence[tuple[int, View]],
+        images: Iterable[NDArray[np.uint8]],
+        masks: Iterable[NDArray[np.bool_] | None],
         world: WorldTransform,
         background: tuple[float, float, float] | None,
         device: torch.device,
     ) -> None:
         self.device = device
-        colours, usable, starts = [], [], [0]
+        self.parts: dict[int, Part] = {}
         self.maps: list[Tensor] = []  # [H W, 3] unit directions, camera axes
         index_of: dict[Camera, int] = {}
-        camera_of_view = []
-        for view, image, mask in zip(views, images, masks, strict=True):
+        colours, usable, starts, camera_of_view = [], [], [0], []
+        for (part, view), image, mask in zip(views, images, masks, strict=True):
             key = view.camera
             if key not in index_of:
                 index_of[key] = len(self.maps)
@@ -49,30 +72,59 @@ class PixelPool:
             good = torch.isfinite(self.maps[index_of[key]][:, 0]).cpu()
             if mask is not None:
                 good &= torch.from_numpy(mask.reshape(-1))
+            held = self.parts.get(part) or Part(len(self), 0)
+            self.parts[part] = Part(held.first, held.pixels + int(good.sum()))
             usable.append(good)
             colours.append(torch.from_numpy(flat))
             starts.append(starts[-1] + len(flat))
-        self.colours = torch.cat(colours).to(device)  # [S, 3] uint8
-        every = torch.cat(usable)
+        self.colours = torch.cat([torch.zeros(0, 3, dtype=torch.uint8), *colours]).to(device)
+        every = torch.cat([torch.zeros(0, dtype=torch.bool), *usable])
         self.usable = None if bool(every.all()) else every.nonzero()[:, 0].to(device)
         self.starts = torch.tensor(starts, device=device)
-        self.camera_of_view = torch.tensor(camera_of_view, device=device)
-        poses = np.stack([world.poses(view.pose[None])[0] for view in views])
+        self.camera_of_view = torch.tensor(camera_of_view, dtype=torch.int64, device=device)
+        poses = np.array([world.poses(view.pose[None])[0] for _, view in views]).reshape(-1, 3, 4)
         self.poses = torch.from_numpy(poses).to(device, torch.float32)  # [V, 3, 4]
+        self.totals = self.held(1 + max(self.parts, default=0))
 
     def __len__(self) -> int:
-        return len(self.colours) if self.usable is None else len(self.usable)
+        return sum(part.pixels for part in self.parts.values())
 
-    def batch(self, seed: int, step: int, count: int) -> tuple[Rays, Tensor]:
-        """Random rays over all photographs, the same on every rank, and their colours [N, 3]."""
-        draw = generator(seed, step, RAYS_OF_STEP)
-        pixel = torch.randint(len(self), (count,), generator=draw).to(self.device)
+    def held(self, parts: int) -> list[int]:
+        """Pixels of each part that are loaded here."""
+        return [self.parts[k].pixels if k in self.parts else 0 for k in range(parts)]
+
+    def agree(self, totals: Sequence[int]) -> None:
+        """Learn how many pixels each part has, wherever it is loaded; a batch needs to know."""
+        self.totals = list(totals)
+
+    def batch(self, seed: int, step: int, count: int) -> tuple[Batch, Tensor]:
+        """Random rays over all photographs: those of the parts loaded, and their colours [n, 3]."""
+        ends = [count * end // max(1, sum(self.totals)) for end in accumulate(self.totals)]
+        starts = [0, *ends]
+        number = torch.cat([torch.arange(starts[k], ends[k]) for k in self.parts] or [EMPTY])
+        sizes = torch.tensor([ends[k] - starts[k] for k in self.parts], dtype=torch.int64)
+        first, pixels = (
+            torch.tensor([getattr(part, name) for part in self.parts.values()], dtype=torch.int64)
+            for name in ("first", "pixels")
+        )
+        draw = torch.rand(count, generator=generator(seed, step, RAYS_OF_STEP), dtype=torch.float64)
+        place = (draw[number] * pixels.repeat_interleave(sizes)).long()
+        pixel = (first.repeat_interleave(sizes) + place).to(self.device)
+        cuts = pairwise(accumulate(sizes.tolist(), initial=0))
+        parts = zip(self.parts, (slice(*cut) for cut in cuts), strict=True)
+        shift = jitter(seed, step, count, torch.device("cpu"))[number]
+        rays, colours = self._look(pixel)
+        everything = (rays, shift.to(self.device), number.to(self.device), count, tuple(parts))
+        return Batch(*everything), colours
+
+    def _look(self, pixel: Tensor) -> tuple[Rays, Tensor]:
+        """Rays of pixels [n] that are usable, and their colours."""
         if self.usable is not None:
             pixel = self.usable[pixel]
         view = torch.searchsorted(self.starts, pixel, right=True) - 1
         inside = pixel - self.starts[view]
         camera = self.camera_of_view[view]
-        local = self.maps[0].new_empty(count, 3)
+        local = self.poses.new_empty(len(pixel), 3)
         for index, directions in enumerate(self.maps):
             mine = slice(None) if len(self.maps) == 1 else camera == index
             local[mine] = directions[inside[mine]]

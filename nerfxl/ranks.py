@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ class Traffic:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """One process among `size`; every method is a collective that all ranks must enter.
+    """One process among `size`; every method that sends is a collective: all ranks must enter.
 
     With size 1 there is no process group and every collective is the identity. A rank whose tiles
     no ray meets still enters every collective, with empty or zero tensors. All that is sent passes
@@ -45,27 +47,13 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     threads: int = 1
     group: dist.ProcessGroup | None = None
+    nodes: int = 1
     traffic: dict[str, Traffic] = field(default_factory=dict)
 
     @property
     def first(self) -> bool:
         """Whether this is the rank that writes the files and speaks to the user."""
         return self.rank == 0
-
-    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
-        """Sum tensors over ranks, in place, in one message.
-
-        All ranks pass the same shapes in the same order. Mixed dtypes travel in their promoted one.
-        """
-        if self.size == 1 or not tensors:
-            return
-        buffer = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-        with self._counted("shared", _ring(buffer, self.size)):
-            dist.all_reduce(buffer, dist.ReduceOp.SUM, group=self.group)
-        sums = torch.split(buffer, [tensor.numel() for tensor in tensors])
-        with torch.no_grad():
-            for tensor, total in zip(tensors, sums, strict=True):
-                tensor.copy_(total.view(tensor.shape))
 
     def all_gather(self, own: Tensor, counts: Sequence[int], kind: str = "other") -> Tensor:
         """Rows of all ranks in rank order: [n_own, ...] -> [sum(counts), ...], without gradient.
@@ -101,7 +89,7 @@ class Ranks:
         if self.size == 1:
             return Swap(self, rows, None, kind)
         out = rows.new_empty((sum(coming), *rows.shape[1:]))
-        others = out.nbytes * (sum(coming) - coming[self.rank]) // max(1, sum(coming))
+        others = out.nbytes - out[: coming[self.rank]].nbytes
         with self._counted(kind, others):
             work = dist.all_to_all_single(
                 out, rows, list(coming), list(leaving), group=self.group, async_op=True
@@ -122,12 +110,7 @@ class Ranks:
 
     def votes(self, *flags: bool) -> list[bool]:
         """Whether any rank raised each flag: the same answers on all ranks, in one message."""
-        if self.size == 1:
-            return list(flags)
-        raised = torch.tensor([int(flag) for flag in flags], device=self.device)
-        with self._counted("flags", _ring(raised, self.size)):
-            dist.all_reduce(raised, dist.ReduceOp.MAX, group=self.group)
-        return [bool(flag) for flag in raised.tolist()]
+        return [bool(flag) for flag in self._reduced(flags, dist.ReduceOp.MAX)]
 
     def any(self, flag: bool) -> bool:
         """Whether any rank raised its flag: the same answer on all ranks."""
@@ -135,18 +118,33 @@ class Ranks:
 
     def total(self, *counts: int) -> list[int]:
         """The sums of whole numbers over ranks: the same answers on all ranks, in one message."""
-        if self.size == 1:
-            return list(counts)
-        sums = torch.tensor(counts, device=self.device)
-        with self._counted("flags", _ring(sums, self.size)):
-            dist.all_reduce(sums, dist.ReduceOp.SUM, group=self.group)
-        return [int(total) for total in sums.tolist()]
+        return self._reduced(counts, dist.ReduceOp.SUM)
+
+    def most(self, count: int) -> int:
+        """The largest of a whole number over ranks: the same answer on all ranks."""
+        return self._reduced([count], dist.ReduceOp.MAX)[0]
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         # An agreed flag cannot be known before everybody spoke; unlike dist.barrier it needs no
         # guess of a device.
         self.any(False)
+
+    def peak_memory(self) -> int:
+        """The most memory this process has used so far, bytes: of the GPU, or resident."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def _reduced(self, numbers: Sequence[int], how: Any) -> list[int]:
+        if self.size == 1:
+            return list(numbers)
+        mine = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        with self._counted("flags", 2 * mine.nbytes * (self.size - 1) // self.size):
+            dist.all_reduce(mine, how, group=self.group)
+        found: list[int] = mine.tolist()
+        return found
 
     @contextmanager
     def _counted(self, kind: str, received: int) -> Iterator[None]:
@@ -187,7 +185,3 @@ def _answered() -> Iterator[None]:
     except RuntimeError as error:
         detail = str(error).partition(". ")[0]
         raise PeerLostError(f"another rank ended or did not answer ({detail})") from error
-
-
-def _ring(tensor: Tensor, size: int) -> int:
-    return 2 * tensor.nbytes * (size - 1) // size

@@ -1,4 +1,4 @@
-"""The nouns that travel: Rays, Box, Segment."""
+"""The nouns that travel: Rays, Batch, Crossings, Box, Segment, Pixels."""
 
 from __future__ import annotations
 
@@ -30,6 +30,66 @@ class Rays:
     def at(self, t: Tensor) -> Tensor:
         """Points at distances t: [N] -> [N, 3]."""
         return self.origins + t[:, None] * self.directions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The n rays of a step, or of a piece of a picture, that this rank loads, of `count` in all.
+
+    rays: n of them. jitter: [n, 2] in [0, 1), of the lattice and of the samples. number: [n] int64,
+    the place of each ray among all `count`, ascending. parts: what the background is asked for at
+    once: (tile, rows), the rows of the photographs that the tile's owner loads; the same pieces on
+    any number of ranks. Pictures need none.
+    """
+
+    rays: Rays
+    jitter: Tensor
+    number: Tensor
+    count: int
+    parts: tuple[tuple[int, slice], ...] = ()
+
+    @staticmethod
+    def of(rays: Rays, jitter: Tensor) -> Batch:
+        """All rays there are."""
+        number = torch.arange(len(rays), device=rays.origins.device)
+        return Batch(rays, jitter, number, len(rays))
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Where N rays meet tiles: P crossings, ray by ray, and each ray's front to back.
+
+    rays: N. ray, tile, slot: [P] int64; slot: how many of the ray's tiles lie in front.
+    depth: D, the most tiles that a ray meets.
+    """
+
+    rays: int
+    ray: Tensor
+    tile: Tensor
+    slot: Tensor
+    depth: int
+
+    def __len__(self) -> int:
+        return len(self.ray)
+
+    def __getitem__(self, keep: Tensor) -> Crossings:
+        """Some of the crossings, by a mask [P]; their slots stay."""
+        return Crossings(self.rays, self.ray[keep], self.tile[keep], self.slot[keep], self.depth)
+
+    @property
+    def order(self) -> Tensor:
+        """[N, D]: 0, 1, ... for every ray, in which `spread` puts what is to be composed."""
+        return torch.arange(self.depth, device=self.ray.device).repeat(self.rays, 1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """[P, C] -> [D, N, C], by slot; zeros, the identity Segment, where a ray meets fewer."""
+        empty = values.new_zeros(self.depth * self.rays, *values.shape[1:])
+        placed = empty.index_copy(0, self.slot * self.rays + self.ray, values)
+        return placed.reshape(self.depth, self.rays, *values.shape[1:])
+
+    def pick(self, grid: Tensor) -> Tensor:
+        """[D, N, ...] -> [P, ...], the inverse of `spread`."""
+        return grid.flatten(0, 1)[self.slot * self.rays + self.ray]
 
 
 @dataclass(frozen=True)
@@ -104,7 +164,7 @@ class Pixels:
     """N rendered pixels.
 
     colour: [N, 3] with the background. depth: [N], ray distance, scene units. opacity: [N].
-    distortion: [N]. samples: how many samples of the field were asked, on this rank.
+    distortion: [N]. samples: how many samples of the field this rank's tiles were asked for.
     """
 
     colour: Tensor

@@ -1,56 +1,118 @@
 """Rays -> Segments -> pixels: the partition-based rendering of NeRF-XL sec. 4.3.
 
-Knows nothing of ranks: `exchange` turns the values of the tiles at hand into those of all tiles.
+A batch has two sides. On the rays' side a rank cuts the rays that it loads by the plan, and
+composes their pixels; on the tiles' side it samples and shades the crossings of the tiles that it
+owns. `exchange` leads from one side to the other, and is all that knows of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
-from nerfxl_kernels.compose import compose, transmittance
+from nerfxl_kernels.compose import transmittance
 from nerfxl_kernels.march import Path, march, place
 from nerfxl_kernels.resample import interlevel, optical_depth, resample
-from nerfxl_kernels.segment import segment
 from torch import Tensor
 
+from nerfxl.exchange import Exchange, Route, Shaded, along
 from nerfxl.field import Shared, Tile, spherical_harmonics
 from nerfxl.partition import Plan, octants
-from nerfxl.rays import Pixels, Rays, Segment
+from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Segment
 from nerfxl.spec import SamplingSpec
 
 SPACING = 0.1  # scene units: t below which samples are spaced evenly, and above which by ratio
 FAR = 200.0  # scene units, where open tiles end: a hundred root boxes away
+OPAQUE = (
+    1e-4  # transmittance below which pictures ask no tile behind: an error of that much at most
+)
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The P rays that meet one tile, and where: each tile's share of a batch."""
+class Cast:
+    """A batch on its way through the scene: the rays' side. enter, leave: [P], m in [0, 1]."""
 
-    tile: Tile
-    rays: Tensor  # [P] int64, which rays of the batch
-    enter: Tensor  # [P], m in [0, 1]
-    leave: Tensor  # [P]
+    batch: Batch
     path: Path
+    crossings: Crossings
+    enter: Tensor
+    leave: Tensor
+    route: Route
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """The Q crossings of the tiles at hand, tile by tile. rows: how many are each tile's.
+
+    enter, leave: [Q], m in [0, 1]. jitter: [Q, 2].
+    """
+
+    path: Path
+    enter: Tensor
+    leave: Tensor
+    jitter: Tensor
+    rows: list[int]
+
+    @staticmethod
+    def unpack(columns: Tensor, rows: list[int]) -> Stretches:
+        """What `Renderer.cast` packed: [Q, 12]."""
+        origins, directions, rest = torch.split(columns, [3, 3, 6], 1)
+        first, span, enter, leave = rest[:, :4].detach().unbind(1)
+        path = Path(origins, directions, first, span, SPACING)
+        return Stretches(path, enter, leave, rest[:, 4:].detach(), rows)
+
+    def of(self, keep: Tensor) -> Stretches:
+        """Some of the crossings, by a mask [Q]."""
+        path = _pick(self.path, keep)
+        rows = [int(one.sum()) for one in torch.split(keep, self.rows)]
+        return Stretches(path, self.enter[keep], self.leave[keep], self.jitter[keep], rows)
+
+    def apart(self) -> Iterator[Stretches]:
+        """Each tile's own."""
+        for a, b in pairwise(accumulate(self.rows, initial=0)):
+            numbers = (self.enter[a:b], self.leave[a:b], self.jitter[a:b])
+            yield Stretches(_pick(self.path, slice(a, b)), *numbers, [b - a])
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Packed samples of a stretch: ray p owns offsets[p] to offsets[p + 1]."""
+    """Packed samples of stretches: crossing q owns offsets[q] to offsets[q + 1].
 
-    offsets: Tensor  # [P + 1] int64
-    m0: Tensor  # [M]
-    m1: Tensor  # [M]
+    offsets: [Q + 1] int64. m0, m1: [M].
+    """
+
+    offsets: Tensor
+    m0: Tensor
+    m1: Tensor
+
+    def of(self, keep: Tensor) -> Samples:
+        """Those of some crossings, by a mask [Q]."""
+        counts = self.offsets.diff()
+        own = torch.repeat_interleave(keep, counts)
+        ends = counts[keep].cumsum(0)
+        return Samples(torch.nn.functional.pad(ends, (1, 0)), self.m0[own], self.m1[own])
+
+    def apart(self, rows: list[int]) -> Iterator[Samples]:
+        """Those of the first rows[0] crossings, of the next rows[1], and so on."""
+        ends = list(accumulate(rows, initial=0))
+        places = self.offsets[ends].tolist()
+        for (a, b), (c, d) in zip(pairwise(ends), pairwise(places), strict=True):
+            yield Samples(self.offsets[a : b + 1] - c, self.m0[c:d], self.m1[c:d])
 
 
 @dataclass(frozen=True)
 class Proposed:
-    """What the proposal said of a stretch, kept for its loss."""
+    """What the proposals said of the stretches, kept for their loss.
 
-    samples: Samples
-    depth: Tensor  # [B], optical depths of its bins, with gradient
-    before: Tensor  # [P], transmittance in front of the tile
+    depth: [B], optical depths of the bins, with gradient. before: [Q], transmittance in front of
+    each crossing.
+    """
+
+    bins: Samples
+    depth: Tensor
+    before: Tensor
 
 
 class Renderer:
@@ -58,200 +120,203 @@ class Renderer:
 
     Parameters
     ----------
-    plan: all K tiles. tiles: those at hand, ascending. shared: colour MLP and background.
-    near: scene units. exchange: [K_own, N, C] -> [K, N, C].
+    plan: all K tiles. tiles: those at hand, ascending. shared: colour MLP and background, a twin a
+    tile at hand. near: scene units. exchange: to the other tiles.
     """
 
     def __init__(
         self,
         plan: Plan,
         tiles: Sequence[Tile],
-        shared: Shared,
+        shared: Sequence[Shared],
         sampling: SamplingSpec,
         near: float,
-        exchange: Callable[[Tensor], Tensor],
+        exchange: Exchange,
     ) -> None:
         self.plan, self.tiles, self.shared = plan, tiles, shared
         self.sampling, self.near, self.exchange = sampling, near, exchange
-        self.order = plan.order
+
+    def cast(self, batch: Batch) -> Cast:
+        """Cut the batch's rays by the plan, and start on the way to the tiles.
+
+        The next batch can be cast, and its rays be sent, while this one is learned from.
+        """
+        crossings, path, enter, leave = self._cross(batch)
+        route = self.exchange.route(crossings, batch.number, batch.count)
+        return Cast(batch, path, crossings, enter, leave, route)
+
+    def depart(self, cast: Cast) -> Cast:
+        """Send the rays to the tiles that they meet."""
+        path, ray = cast.path, cast.crossings.ray
+        numbers = torch.stack([path.first[ray], path.span[ray], cast.enter, cast.leave], 1)
+        columns = (path.origins[ray], path.directions[ray], numbers, cast.batch.jitter[ray])
+        cast.route.depart(torch.cat(columns, 1))
+        return cast
 
     def __call__(
-        self,
-        rays: Rays,
-        jitter: Tensor,
-        padding: float,
-        samples: int | None = None,
-        learn_proposal: bool = False,
+        self, cast: Cast, padding: float, samples: int | None = None, learn_proposal: bool = False
     ) -> tuple[Pixels, Tensor]:
-        """Pixels of N rays, and the proposals' loss (zero unless learn_proposal).
+        """Pixels of the n rays of a batch that has departed, and the own proposals' loss.
 
-        jitter: [N, 2] in [0, 1), of the lattice and of the samples; 0.5 for still pictures.
         padding: share of samples spread evenly over the ray (see `resample`).
         samples: a ray, with sampling by proposal; those of training unless given.
         """
-        samples = samples or self.sampling.samples
-        order = self.order.to(rays.origins.device)[octants(rays.directions)]  # [N, K]
-        harmonics = spherical_harmonics(rays.directions, self.shared.degree)
-        stretches, cuts, path = self._stretches(rays)
-        if self.sampling.method == "proposal":
-            with torch.set_grad_enabled(learn_proposal):
-                proposed, starts = self._propose(stretches, cuts, order, jitter, padding)
-            own_samples = self._draw(stretches, proposed, starts, jitter, padding, samples)
-        else:
-            proposed, own_samples = [], [self._occupied(s, jitter) for s in stretches]
+        stretches = Stretches.unpack(*cast.route.arrive())
+        count = samples or self.sampling.samples
+        own, proposed = self._sample(cast, stretches, padding, count, learn_proposal)
+        composed, weights, tau = cast.route.compose(self._shade(stretches, own))
+        proposal_loss = composed.new_zeros(())
+        if learn_proposal and proposed is not None:
+            bins = proposed.bins
+            proposal_loss = interlevel(
+                *(proposed.depth, bins.m0, bins.m1, bins.offsets),
+                *(weights, own.m0, own.m1, own.offsets),
+                tau,
+                proposed.before,
+            ) / max(1, cast.batch.count)
+        return self._pixels(Segment(composed), cast, len(own.m0)), proposal_loss
 
-        values, weights = [], []
-        for stretch, own in zip(stretches, own_samples, strict=True):
-            value, weight = self._segments(stretch, own, harmonics)
-            values.append(value.new_zeros(len(rays), 6).index_copy(0, stretch.rays, value))
-            weights.append(weight)
-        at_hand = [tile.index for tile in self.tiles]
-        scene = Segment(compose(self.exchange(torch.stack(values)), order, own=at_hand))
+    @torch.no_grad()
+    def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
+        """Pixels of a picture: tile after tile along each ray, until nothing passes any more.
 
-        proposal_loss = harmonics.new_zeros(())
-        if learn_proposal:
-            for stretch, asked, own, value, weight in zip(
-                stretches, proposed, own_samples, values, weights, strict=True
-            ):
-                tau = value.detach()[stretch.rays, 0]
-                proposal_loss = proposal_loss + _proposal_loss(asked, own, weight, tau) / len(rays)
-        count = sum(len(own.m0) for own in own_samples)
-        return self._pixels(scene, path, harmonics, count), proposal_loss
-
-    def _stretches(self, rays: Rays) -> tuple[list[Stretch], Tensor, Path]:
-        """Cut every ray by the plan: stretches of the tiles at hand, and cuts [K, N, 2] in m."""
-        t = self.plan.intervals(rays, self.near, FAR)  # [K, N, 2]
-        s = torch.asinh(t / SPACING)
-        met = t[..., 1] > t[..., 0]  # [K, N]
-        first = torch.where(met, s[..., 0], torch.inf).amin(0)
-        span = torch.where(met, s[..., 1], -torch.inf).amax(0) - first
-        missed = ~met.any(0)
-        first, span = first.masked_fill(missed, 0), span.masked_fill(missed, 1)
-        cuts = ((s - first[:, None]) / span[:, None]).clamp(0, 1) * met[..., None]
-        path = Path(rays.origins, rays.directions, first, span, SPACING)
-        stretches = []
-        for tile in self.tiles:
-            index = met[tile.index].nonzero()[:, 0]
-            enter, leave = cuts[tile.index, index].unbind(-1)
-            part = Path(
-                *(path.origins[index], path.directions[index]),
-                *(path.first[index], path.span[index]),
-                scale=SPACING,
-            )
-            stretches.append(Stretch(tile, index, enter, leave, part))
-        return stretches, cuts, path
-
-    def _propose(
-        self,
-        stretches: list[Stretch],
-        cuts: Tensor,
-        order: Tensor,
-        jitter: Tensor,
-        padding: float,
-    ) -> tuple[list[Proposed], list[Tensor]]:
-        """Ask each tile's proposal, and learn from all tiles how a ray's samples are shared out.
-
-        Returns, a stretch, what the proposal said and [P, 2]: the tile's part of the ray's
-        cumulated density of samples.
+        Tiles in front of which less than OPAQUE is left of a ray's light are not asked. No sample
+        and no background is brighter than 1, so no colour is off by more.
         """
-        bins, depths = [], []
-        taus = cuts.new_zeros(len(stretches), cuts.shape[1], 1)
-        for i, stretch in enumerate(stretches):
-            proposal = stretch.tile.proposal
-            assert proposal is not None
-            lattice = jitter[stretch.rays, 0]
-            own = Samples(
-                *march(stretch.enter, stretch.leave, lattice, self.sampling.proposal.samples)
-            )
-            points, length = place(own.m0, own.m1, own.offsets, stretch.path, stretch.tile.domain)
-            depth = proposal(points) * length
-            taus[i, stretch.rays, 0] = optical_depth(depth.detach(), own.offsets)
-            bins.append(own)
-            depths.append(depth)
+        cast = self.depart(self.cast(batch))
+        stretches = Stretches.unpack(*cast.route.arrive())
+        own, _ = self._sample(cast, stretches, padding, samples, learn_proposal=False)
+        crossings = cast.crossings
+        said = cast.path.first.new_zeros(len(crossings), SEGMENT_WIDTH)
+        tau = cast.path.first.new_zeros(crossings.rays)
+        asked = 0
+        for slot in range(cast.route.rounds()):
+            seen = (crossings.slot == slot) & (torch.exp(-tau) > OPAQUE)[crossings.ray]
+            route, kept = cast.route.narrow(seen)
+            part = own.of(kept)
+            asked += len(part.m0)
+            values, _ = self._shade(stretches.of(kept), part).segments()
+            found = route.to_rays(values, "segments")
+            said[seen] = found
+            tau = tau.index_add(0, crossings.ray[seen], found[:, 0])
+        return self._pixels(Segment(along(crossings, said)), cast, asked)
 
-        tau = self.exchange(taus)[..., 0]  # [K, N]
-        before = transmittance(tau, order)
-        mass = before * -torch.expm1(-tau) + padding * (cuts[..., 1] - cuts[..., 0])
-        end = mass.T.gather(1, order).double().cumsum(1)  # [N, K], front to back
-        end = end / end[:, -1:].clamp(min=1e-30)
-        start = torch.nn.functional.pad(end[:, :-1], (1, 0))
-        place_of = order.argsort(1)  # [N, K]: where a tile stands along the ray
+    def _cross(self, batch: Batch) -> tuple[Crossings, Path, Tensor, Tensor]:
+        """Where the rays meet tiles: crossings, the rays' paths, and ends [P] in m."""
+        rays = batch.rays
+        t = self.plan.intervals(rays, self.near, FAR)  # [K, n, 2]
+        order = self.plan.order.to(t.device)[octants(rays.directions)]  # [n, K]
+        met = (t[..., 1] > t[..., 0]).T.gather(1, order)  # [n, K], front to back
+        ray, at = met.nonzero(as_tuple=True)
+        slot = (met.cumsum(1) - 1)[ray, at]
+        tile = order[ray, at]
+        held = met.sum(1)
+        depth = int(held.max()) if len(held) else 0
+        crossings = Crossings(len(rays), ray, tile, slot, depth)
 
-        proposed, parts = [], []
-        for stretch, own, depth in zip(stretches, bins, depths, strict=True):
-            at = place_of[stretch.rays, stretch.tile.index, None]
-            parts.append(torch.cat([x[stretch.rays].gather(1, at) for x in (start, end)], 1))
-            in_front = before[stretch.tile.index, stretch.rays]
-            proposed.append(Proposed(own, depth, in_front))
-        return proposed, parts
+        s = torch.asinh(t[tile, ray] / SPACING)  # [P, 2]
+        front, back = slot == 0, slot == held[ray] - 1
+        first = s.new_zeros(len(rays)).index_copy(0, ray[front], s[front, 0])
+        last = s.new_ones(len(rays)).index_copy(0, ray[back], s[back, 1])
+        span = last - first
+        span = span.where(span > 0, 1)
+        ends = ((s - first[ray, None]) / span[ray, None]).clamp(0, 1)
+        path = Path(rays.origins, rays.directions, first, span, SPACING)
+        return crossings, path, ends[:, 0], ends[:, 1]
 
-    def _draw(
-        self,
-        stretches: list[Stretch],
-        proposed: list[Proposed],
-        parts: list[Tensor],
-        jitter: Tensor,
-        padding: float,
-        samples: int,
-    ) -> list[Samples]:
-        """Few samples where the proposals see light end."""
-        drawn = []
-        for stretch, asked, part in zip(stretches, proposed, parts, strict=True):
-            bins = asked.samples
-            drawn.append(
-                Samples(
-                    *resample(
-                        bins.m0,
-                        bins.m1,
-                        asked.depth.detach(),
-                        bins.offsets,
-                        asked.before,
-                        part,
-                        jitter[stretch.rays, 1],
-                        samples,
-                        padding,
-                    )
-                )
-            )
-        return drawn
+    def _sample(
+        self, cast: Cast, stretches: Stretches, padding: float, samples: int, learn_proposal: bool
+    ) -> tuple[Samples, Proposed | None]:
+        """Where the field is asked."""
+        if self.sampling.method == "occupancy":
+            return self._occupied(stretches), None
+        with torch.set_grad_enabled(learn_proposal):
+            proposed, part = self._propose(cast, stretches, padding)
+        bins = proposed.bins
+        asked = (bins.m0, bins.m1, proposed.depth.detach(), bins.offsets, proposed.before, part)
+        drawn = resample(*asked, stretches.jitter[:, 1], samples, padding)
+        return Samples(*drawn), proposed
 
-    def _occupied(self, stretch: Stretch, jitter: Tensor) -> Samples:
+    def _propose(self, cast: Cast, stretches: Stretches, padding: float) -> tuple[Proposed, Tensor]:
+        """Ask the tiles' proposals, and learn from all tiles how a ray's samples are shared out.
+
+        Returns what they said, and [Q, 2]: each crossing's part of its ray's cumulated density of
+        samples.
+        """
+        lattice = stretches.jitter[:, 0]
+        cut = march(stretches.enter, stretches.leave, lattice, self.sampling.proposal.samples)
+        bins = Samples(*cut)
+        depths = []
+        by_tile = zip(self.tiles, stretches.apart(), bins.apart(stretches.rows), strict=True)
+        for tile, stretch, own in by_tile:
+            assert tile.proposal is not None
+            points, length = place(own.m0, own.m1, own.offsets, stretch.path, tile.domain)
+            depths.append(tile.proposal(points) * length)
+        depth = torch.cat(depths)
+        own_tau = optical_depth(depth.detach(), bins.offsets)
+
+        crossings, route = cast.crossings, cast.route
+        tau = crossings.spread(route.to_rays(own_tau[:, None], "proposals"))[..., 0]  # [D, n]
+        before = transmittance(tau, crossings.order)
+        width = crossings.spread(cast.leave - cast.enter)
+        end = (before * -torch.expm1(-tau) + padding * width).double().cumsum(0)
+        end = (end / end[-1:].clamp(min=1e-30)).to(tau.dtype)
+        start = torch.cat([torch.zeros_like(end[:1]), end[:-1]])
+        shares = crossings.pick(torch.stack([before, start, end], -1))
+        here = route.to_tiles(shares, "proposals")
+        return Proposed(bins, depth, here[:, 0]), here[:, 1:]
+
+    def _occupied(self, stretches: Stretches) -> Samples:
         """All bins of the lattice that lie in occupied cells."""
-        occupancy = stretch.tile.occupancy
-        assert occupancy is not None
-        within = (stretch.path, stretch.tile.domain, occupancy.cells)
-        lattice = jitter[stretch.rays, 0]
-        bins = self.sampling.occupancy.samples
-        return Samples(*march(stretch.enter, stretch.leave, lattice, bins, within))
+        found, bins = [], self.sampling.occupancy.samples
+        for tile, stretch in zip(self.tiles, stretches.apart(), strict=True):
+            assert tile.occupancy is not None
+            within = (stretch.path, tile.domain, tile.occupancy.cells)
+            lattice = stretch.jitter[:, 0]
+            found.append(march(stretch.enter, stretch.leave, lattice, bins, within))
+        counts = torch.cat([offsets.diff() for offsets, _, _ in found])
+        m0, m1 = (torch.cat([one[i] for one in found]) for i in (1, 2))
+        return Samples(torch.nn.functional.pad(counts.cumsum(0), (1, 0)), m0, m1)
 
-    def _segments(
-        self, stretch: Stretch, samples: Samples, harmonics: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """March, encode, shade, fold: Segments [P, 6] of a tile and its samples' weights [M]."""
-        tile, offsets = stretch.tile, samples.offsets
-        points, length = place(samples.m0, samples.m1, offsets, stretch.path, tile.domain)
-        density, geometry = tile(points)
-        ray = torch.repeat_interleave(stretch.rays, offsets.diff())
-        colour = self.shared.colour(geometry, harmonics[ray])
+    def _shade(self, stretches: Stretches, samples: Samples) -> Shaded:
+        """Place, encode, shade."""
+        densities, colours, lengths = [], [], []
+        by_tile = (self.shared, stretches.apart(), samples.apart(stretches.rows))
+        for tile, shared, stretch, own in zip(self.tiles, *by_tile, strict=True):
+            points, length = place(own.m0, own.m1, own.offsets, stretch.path, tile.domain)
+            density, geometry = tile(points)
+            harmonics = spherical_harmonics(stretch.path.directions, shared.degree)
+            of_sample = torch.repeat_interleave(harmonics, own.offsets.diff(), 0)
+            densities.append(density)
+            colours.append(shared.colour(geometry, of_sample))
+            lengths.append(length)
         middle, width = (samples.m0 + samples.m1) / 2, samples.m1 - samples.m0
-        return segment(density, colour, length, middle, width, offsets)
+        density, colour, length = (torch.cat(part) for part in (densities, colours, lengths))
+        return Shaded(density, colour, length, middle, width, samples.offsets)
 
-    def _pixels(self, scene: Segment, path: Path, harmonics: Tensor, samples: int) -> Pixels:
-        through = torch.exp(-scene.tau)[:, None]
-        colour = scene.colour + through * self.shared.background(harmonics)
-        with (
-            torch.no_grad()
-        ):  # the mean of m, taken back to a distance; the far end where nothing is
+    def _pixels(self, scene: Segment, cast: Cast, samples: int) -> Pixels:
+        path, through = cast.path, torch.exp(-scene.tau)[:, None]
+        colour = scene.colour + through * self._background(cast.batch)
+        with torch.no_grad():
+            # The mean of m, taken back to a distance; the far end where nothing is.
             mean = scene.moment + through[:, 0]
             depth = path.scale * torch.sinh(path.first + mean.clamp(0, 1) * path.span)
         return Pixels(colour, depth, scene.opacity.detach(), scene.distortion, samples)
 
+    def _background(self, batch: Batch) -> Tensor:
+        """Colour [n, 3] behind all tiles; in training, a part's gradient is its owner's alone."""
+        harmonics = spherical_harmonics(batch.rays.directions, self.shared[0].degree)
+        if not torch.is_grad_enabled() or not batch.parts:
+            return self.shared[0].background(harmonics)
+        twins = {tile.index: twin for tile, twin in zip(self.tiles, self.shared, strict=True)}
+        colours = []
+        for tile, rows in batch.parts:
+            with torch.set_grad_enabled(tile in twins):
+                twin = twins.get(tile, self.shared[0])
+                colours.append(twin.background(harmonics[rows]))
+        return torch.cat(colours)
 
-def _proposal_loss(asked: Proposed, own: Samples, weights: Tensor, tau: Tensor) -> Tensor:
-    bins = asked.samples
-    return interlevel(
-        *(asked.depth, bins.m0, bins.m1, bins.offsets),
-        *(weights, own.m0, own.m1, own.offsets),
-        tau,
-        asked.before,
-    )
+
+def _pick(path: Path, rays: Tensor | slice) -> Path:
+    first, span = path.first[rays], path.span[rays]
+    return Path(path.origins[rays], path.directions[rays], first, span, path.scale)

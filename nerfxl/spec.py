@@ -412,6 +412,13 @@ class SceneSpec(Strict):
         default=SamplingSpec(), description="Where along a ray the field is asked."
     )
     train: TrainSpec = Field(default=TrainSpec(), description="The optimisation.")
+    exchange: Literal["auto", "gather", "owner", "samples"] = Field(
+        default="auto",
+        description="How processes tell of a ray: 'gather' = all Segments to all; "
+        "'owner' = rays to the tiles they meet and Segments back, photographs shared out; "
+        "'samples' = all samples to all, for comparison; 'auto' = gather for up to 16 on one "
+        "machine, owner beyond.",
+    )
     cameras: CamerasSpec = Field(default=CamerasSpec(), description="Corrections of the cameras.")
     profiles: ProfilesSpec = Field(
         default=ProfilesSpec(), description="Keys that replace the above on one kind of device."

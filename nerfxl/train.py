@@ -15,16 +15,18 @@ from torch import Tensor
 from nerfxl import checkpoint
 from nerfxl.captures import load_image, load_mask
 from nerfxl.errors import UserError
-from nerfxl.evaluate import evaluate, peak_memory
+from nerfxl.evaluate import evaluate
 from nerfxl.field import background_colour
 from nerfxl.losses import loss
 from nerfxl.model import Model, Optimisers, stored
 from nerfxl.optimiser import learning_rate
-from nerfxl.pixels import PixelPool, jitter
+from nerfxl.pixels import PixelPool, dealt
 from nerfxl.prepare import RunScene, photographs, read_back
 from nerfxl.ranks import Ranks
+from nerfxl.render import Cast
 from nerfxl.runs import MetricsLog, RunFolder
 from nerfxl.spec import SceneSpec
+from nerfxl.tally import Seen, Tally
 
 KEEP_CHECKPOINTS = 2
 
@@ -52,27 +54,39 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     first, seconds, count = 0, 0.0, first_rays(spec)
     if resume:
         first, seconds, count = _take_up(run, model, optimisers, ranks)
-    pool = _pool(run, scene, ranks)
+    pool = _pool(run, scene, model, ranks)
 
     start = time.monotonic()
-    tally = Tally(start)
+    tally = Tally(ranks)
+    ahead: Ahead | None = None
+    if first < train.steps:
+        ahead = _cast(first + 1, count, pool, model, spec)
+        model.renderer.depart(ahead.cast)
     with _log(run, ranks) as log, _signals() as asked:
         for step in range(first + 1, train.steps + 1):
-            learned = _learn(step, count, pool, model, optimisers, spec, ranks)
-            tally.add(learned, count)
+            last, now, ahead = step == train.steps, ahead, None
+            assert now is not None
+            seen = _see(step, now, model, spec)
             if spec.sampling.method == "occupancy":
-                count = next_rays(spec, count, ranks.total(learned.samples)[0])
-            last = step == train.steps
-            if log and (step % train.log_every == 0 or last):
-                log.append(_line(step, tally, spec, ranks))
-                run.update(step=step)
-                tally = Tally(time.monotonic())
+                count = next_rays(spec, count, ranks.total(seen.samples)[0])
+            if not last:
+                ahead = _cast(step + 1, count, pool, model, spec)
+            _learn(step, seen, ahead, model, optimisers, spec, ranks)
+            tally.add(seen, now.cast.batch)
+            if step % train.log_every == 0 or last:
+                line = {"learning_rate": learning_rate(step, train)} | tally.line(ranks)
+                if log:
+                    log.append({"step": step} | line)
+                    run.update(step=step)
+                tally = Tally(ranks)
             stop = ranks.any(bool(asked))
             periodic = train.checkpoint_every and step % train.checkpoint_every == 0
             if last or stop or periodic:
                 spent = seconds + time.monotonic() - start
                 _save(run, step, model, optimisers, {"train_seconds": spent, "rays": count}, ranks)
             if stop and not last:
+                assert ahead is not None
+                ahead.cast.route.arrive()  # leave nothing on its way
                 if ranks.first:
                     run.update(step=step)
                 raise StoppedError(asked[0] if asked else signal.SIGINT)
@@ -80,65 +94,55 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                 paused = time.monotonic()
                 evaluate(run, scene, model, ranks, step, seconds + paused - start)
                 start += time.monotonic() - paused  # train_seconds are of training alone
-                tally = Tally(time.monotonic())
+                tally = Tally(ranks)
     evaluate(run, scene, model, ranks, train.steps, seconds + time.monotonic() - start)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What one step saw: mean squared error, the proposals' loss, this rank's samples."""
+class Ahead:
+    """A batch that is on its way to the tiles, and the colours [n, 3] that it should find."""
 
-    error: float
-    proposal_loss: float
-    samples: int
+    cast: Cast
+    truth: Tensor
 
 
-@dataclass
-class Tally:
-    """Sums since the last line of metrics."""
+def _cast(step: int, count: int, pool: PixelPool, model: Model, spec: SceneSpec) -> Ahead:
+    """Draw the rays of a step, and cut them by the plan."""
+    batch, truth = pool.batch(spec.seed, step, count)
+    return Ahead(model.renderer.cast(batch), truth)
 
-    started: float
-    steps: int = 0
-    rays: int = 0
-    error: float = 0.0
-    samples: int = 0
-    proposal_loss: float = 0.0  # of the last step
 
-    def add(self, learned: Learned, rays: int) -> None:
-        """Count one step."""
-        self.steps += 1
-        self.rays += rays
-        self.error += learned.error
-        self.samples += learned.samples
-        self.proposal_loss = learned.proposal_loss
+def _see(step: int, now: Ahead, model: Model, spec: SceneSpec) -> Seen:
+    """Rays that have departed -> pixels -> loss; a collective."""
+    pixels, proposal_loss = model.renderer(
+        now.cast, padding(step, spec), learn_proposal=learns_proposal(step, spec)
+    )
+    total, squared = loss(pixels, now.truth, spec.train.losses, now.cast.batch.count)
+    total = total + spec.sampling.proposal.weight * proposal_loss
+    return Seen(total, squared, proposal_loss.detach(), pixels.samples)
 
 
 def _learn(
     step: int,
-    count: int,
-    pool: PixelPool,
+    seen: Seen,
+    ahead: Ahead | None,
     model: Model,
     optimisers: Optimisers,
     spec: SceneSpec,
     ranks: Ranks,
-) -> Learned:
-    """One step: rays, pixels, loss, gradients, update; a collective."""
-    rays, truth = pool.batch(spec.seed, step, count)
-    shift = jitter(spec.seed, step, count, ranks.device)
-    pixels, proposal_loss = model.renderer(
-        rays, shift, padding(step, spec), learn_proposal=learns_proposal(step, spec)
-    )
-    total, error = loss(pixels, truth, spec.train.losses)
-    (total + spec.sampling.proposal.weight * proposal_loss).backward()  # type: ignore[no-untyped-call]
-    _check(step, (total + proposal_loss).detach(), model, ranks)
-    model.exchange.sum_shared_gradients(model.shared.before_exchange())
+) -> None:
+    """Gradients and update, while the rays of the next step travel; a collective."""
+    seen.loss.backward()  # type: ignore[no-untyped-call]
+    if ahead is not None:
+        model.renderer.depart(ahead.cast)
+    _check(step, seen.loss.detach(), model, ranks)
+    model.sum_shared_gradients()
     rate = learning_rate(step, spec.train)
     for optimiser in (*optimisers.tiles, optimisers.shared):
         optimiser.step(step, rate)
     for tile in model.tiles:
         if tile.occupancy is not None:
             tile.occupancy.update(tile, step - 1)
-    return Learned(float(error), float(proposal_loss.detach()), pixels.samples)
 
 
 def padding(step: int, spec: SceneSpec) -> float:
@@ -171,16 +175,21 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
     return spec.sampling.method == "proposal" and due
 
 
-def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
-    views = photographs(run, scene.spec, scene.shots).train
-    return PixelPool(
+def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelPool:
+    """Load the photographs that are this rank's to load; a collective."""
+    exchange = model.exchange
+    views = dealt(photographs(run, scene.spec, scene.shots).train, exchange.tiles, exchange.loads)
+    pool = PixelPool(
         views,
-        [load_image(view) for view in views],
-        [load_mask(view) for view in views],
+        (load_image(view) for _, view in views),
+        (load_mask(view) for _, view in views),
         scene.world,
         background_colour(scene.spec.field),
         ranks.device,
     )
+    own = [pixels * (k in exchange.own) for k, pixels in enumerate(pool.held(exchange.tiles))]
+    pool.agree(ranks.total(*own))
+    return pool
 
 
 def _save(
@@ -249,22 +258,6 @@ def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
 def _log(run: RunFolder, ranks: Ranks) -> AbstractContextManager[MetricsLog | None]:
     """metrics.jsonl on the rank that writes it, nothing on the others."""
     return MetricsLog(run.metrics) if ranks.first else nullcontext()
-
-
-def _line(step: int, tally: Tally, spec: SceneSpec, ranks: Ranks) -> dict[str, object]:
-    seconds = time.monotonic() - tally.started
-    mse = tally.error / tally.steps
-    return {
-        "step": step,
-        "loss": mse,
-        "psnr": -10 * math.log10(max(mse, 1e-10)),
-        "proposal_loss": tally.proposal_loss,
-        "learning_rate": learning_rate(step, spec.train),
-        "rays_per_second": tally.rays / seconds,
-        "steps_per_second": tally.steps / seconds,
-        "samples_per_ray_rank_0": tally.samples / tally.rays,
-        "peak_memory_rank_0": peak_memory(ranks.device),
-    }
 
 
 @contextmanager

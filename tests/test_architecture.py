@@ -25,7 +25,7 @@ ROWS = {
     "pictures and scores": "evaluate",
     "a run, put together": "prepare model",
     "the machine": "render pixels scene_file checkpoint plan_picture",
-    "its parts": "field exchange optimiser losses scene_errors pictures plan_report",
+    "its parts": "field exchange optimiser losses scene_errors pictures plan_report tally",
     "space, photographs, grammar": "partition world captures grammar",
     "a run, and who takes part in it": "runs launch cluster",
     "what is asked, and who answers": "spec ranks",

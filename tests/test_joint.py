@@ -1,4 +1,4 @@
-"""Joint training: on any number of ranks one step gives the loss and every gradient of one process.
+"""Joint training: on any number of ranks, by any exchange, one step is that of one process.
 
 Real processes over gloo, float64, and the model itself: plan, fields, renderer, losses, exchange.
 """
@@ -21,7 +21,7 @@ from nerfxl.model import Model
 from nerfxl.partition import plan
 from nerfxl.randomness import generator
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Box, Rays
+from nerfxl.rays import Batch, Box, Rays
 from nerfxl.spec import SceneSpec
 
 K, LARGEST = 4, 4
@@ -35,22 +35,27 @@ class Case(NamedTuple):
     method: str
     open: bool
     learn_proposal: bool = True
+    exchange: str = "gather"
 
     def __str__(self) -> str:
         reach = "open" if self.open else "closed"
-        return f"{self.method}-{reach}{'' if self.learn_proposal else '-frozen'}"
+        frozen = "" if self.learn_proposal else "-frozen"
+        return f"{self.method}-{reach}{frozen}-{self.exchange}"
 
 
-CASES = [
+ALONE = [
     Case("proposal", open=True),
     Case("proposal", open=False),
     Case("proposal", open=True, learn_proposal=False),
     Case("occupancy", open=True, learn_proposal=False),
     Case("occupancy", open=False, learn_proposal=False),
 ]
+CASES = [
+    case._replace(exchange=kind) for case in ALONE for kind in ("gather", "owner", "samples")
+]
 
 
-def spec(method: str) -> SceneSpec:
+def spec(method: str, exchange: str = "gather") -> SceneSpec:
     table = {"levels": 3, "log2_table": 8, "base_resolution": 3, "max_resolution": 12}
     widths = {"density_hidden": 8, "geometry_features": 5, "colour_hidden": 8}
     proposal = {"samples": 24, "levels": 2, "log2_table": 8, "max_resolution": 6, "weight": 0.5}
@@ -65,6 +70,7 @@ def spec(method: str) -> SceneSpec:
             "occupancy": occupancy,
         },
         "train": {"losses": {"distortion": 0.1}},
+        "exchange": exchange,
     }
     return SceneSpec.model_validate(document)
 
@@ -83,10 +89,8 @@ def model(case: Case, ranks: Ranks) -> Model:
     """Fields far from their even start, each tile's the same wherever it lies."""
     points = torch.rand(500, 3, generator=generator(1)) * 2 - 1
     cut = plan(points, Box((-1, -1, -1), (1, 1, 1)), K, case.open)
-    made = Model(spec(case.method), cut, NEAR, ranks)
-    made.shared.double()
+    made = Model(spec(case.method, case.exchange), cut, NEAR, ranks, torch.float64)
     for tile in made.tiles:
-        tile.double()
         with torch.no_grad():
             tile.table.mul_(1e4)
             if tile.proposal:
@@ -97,23 +101,43 @@ def model(case: Case, ranks: Ranks) -> Model:
     return made
 
 
-def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
-    """What one rank finds: the same on all ranks, but the tiles' gradients on their owner only."""
-    made, bundle = model(case, ranks), rays()
+def batch(loads: tuple[int, ...]) -> Batch:
+    """The rays of the parts that are loaded, each part a stretch of their numbers."""
+    starts = [N * k // K for k in range(K + 1)]
+    number = torch.cat([torch.arange(starts[k], starts[k + 1]) for k in loads])
     shift = torch.rand(N, 2, generator=generator(4), dtype=torch.float64)
+    parts, end = [], 0
+    for k in loads:
+        start, end = end, end + starts[k + 1] - starts[k]
+        parts.append((k, slice(start, end)))
+    return Batch(rays()[number], shift[number], number, N, tuple(parts))
+
+
+def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
+    """What one rank finds: of the rays that it loads, of the tiles that it owns, and all in all."""
+    made = model(case, ranks)
     truth = torch.rand(N, 3, generator=generator(5), dtype=torch.float64)
-    pixels, proposal_loss = made.renderer(bundle, shift, 0.05, learn_proposal=case.learn_proposal)
-    total, error = loss(pixels, truth, spec(case.method).train.losses)
+    some = batch(made.exchange.loads)
+    cast = made.renderer.depart(made.renderer.cast(some))
+    pixels, proposal_loss = made.renderer(cast, 0.05, learn_proposal=case.learn_proposal)
+    total, error = loss(pixels, truth[some.number], spec(case.method).train.losses, N)
     (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
-    made.exchange.sum_shared_gradients(made.shared.before_exchange())
+    made.sum_shared_gradients()
+    everything = Batch.of(rays(), torch.full((N, 2), 0.5, dtype=torch.float64))
+    mine = made.exchange.mine(N)
+    piece = Batch(everything.rays[mine], everything.jitter[mine], everything.number[mine], N)
+    still = made.renderer.still(piece, 0.05, 12)
     found = {
         "loss": total.detach(),
         "error": error,
-        "colour": pixels.colour.detach(),
-        "depth": pixels.depth,
-        "opacity": pixels.opacity,
-        "distortion": pixels.distortion.detach(),
-        "samples": torch.tensor(ranks.total(pixels.samples)[0]),
+        "number": some.number,
+        "ray colour": pixels.colour.detach(),
+        "ray depth": pixels.depth,
+        "ray opacity": pixels.opacity,
+        "ray distortion": pixels.distortion.detach(),
+        "still colour": made.exchange.whole(still.colour, N),
+        "still depth": made.exchange.whole(still.depth[:, None], N),
+        "samples": torch.tensor(ranks.total(pixels.samples, still.samples)),
         "own proposal loss": proposal_loss.detach(),
     }
     modules = {"shared": made.shared} | {f"tile{tile.index}": tile for tile in made.tiles}
@@ -151,7 +175,7 @@ def results(
 
 @pytest.fixture(scope="module")
 def alone() -> dict[Case, dict[str, Tensor]]:
-    return {case: train_step(case, Ranks()) for case in CASES}
+    return {case: train_step(case, Ranks()) for case in ALONE}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -159,26 +183,49 @@ def alone() -> dict[Case, dict[str, Tensor]]:
 def test_ranks_make_no_difference(
     R: int, case: Case, results: list[dict[str, Tensor]], alone: dict[Case, dict[str, Tensor]]
 ) -> None:
-    expected, prefix = alone[case], f"{R}/{case}/"
+    expected, prefix = alone[case._replace(exchange="gather")], f"{R}/{case}/"
     seen = [
         {name.removeprefix(prefix): v for name, v in result.items() if name.startswith(prefix)}
         for result in results[:R]
     ]
-    # Every rank knows the whole batch; a tile's gradients are known to its owner alone.
+    # A tile's gradients are known to its owner alone, what is shared to every rank.
     tiles = [name for found in seen for name in found if name.startswith("tile")]
     assert sorted(tiles) == sorted(name for name in expected if name.startswith("tile"))
     common = {name for name in expected if not name.startswith("tile")}
+    numbers = torch.cat([found["number"] for found in seen]).sort().values
+    loaded = torch.arange(N) if case.exchange == "owner" else torch.arange(N).repeat_interleave(R)
+    assert numbers.equal(loaded)
     for found in seen:
         assert common <= found.keys()
-        for name, value in found.items():
-            if name != "own proposal loss":
-                torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-13, msg=name)
-    # Each rank sums the proposals' loss over its own tiles.
-    parts = torch.stack([found["own proposal loss"] for found in seen])
-    torch.testing.assert_close(parts.sum(), expected["own proposal loss"], rtol=1e-10, atol=0)
+        for name in found.keys() - {"number", "own proposal loss", "loss", "error"}:
+            truth = expected[name]
+            if name.startswith("ray "):
+                truth = truth[found["number"]]
+            torch.testing.assert_close(found[name], truth, rtol=1e-10, atol=1e-13, msg=name)
+    # Each rank has the part of the loss that its rays make, and the proposals' of its own tiles.
+    for name in ("loss", "error", "own proposal loss"):
+        parts = torch.stack([found[name] for found in seen])
+        whole = case.exchange == "owner" or name == "own proposal loss"
+        total = parts.sum() if whole else parts.mean()
+        torch.testing.assert_close(total, expected[name], rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", ALONE, ids=str)
+def test_gathering_and_owning_agree_to_the_bit_on_any_number_of_ranks(
+    case: Case, results: list[dict[str, Tensor]], alone: dict[Case, dict[str, Tensor]]
+) -> None:
+    """Every tile sees the same samples in the same order, and sums are in the tiles' order."""
+    for exchange in ("gather", "owner"):
+        for R in (2, LARGEST):
+            prefix = f"{R}/{case._replace(exchange=exchange)}/"
+            for result in results[:R]:
+                for name, value in result.items():
+                    name = name.removeprefix(prefix)
+                    if name.startswith(("tile", "shared", "still")):
+                        assert torch.equal(value, alone[case][name]), name
+
+
+@pytest.mark.parametrize("case", ALONE, ids=str)
 def test_every_parameter_learns(case: Case, alone: dict[Case, dict[str, Tensor]]) -> None:
     """Equality would mean little if gradients were zero."""
     for name, value in alone[case].items():

@@ -19,8 +19,8 @@ LINE = {
     "psnr": 20.0,
     "rays_per_second": 12345.6,
     "steps_per_second": 2.0,
-    "samples_per_ray_rank_0": 8.25,
-    "peak_memory_rank_0": 3 * 2**29,
+    "samples_per_ray": 8.25,
+    "peak_memory": 3 * 2**29,
 }
 WORDS = (
     "loss 0.01000  PSNR 20.00 dB  12,346 rays/s  2.0 steps/s  "

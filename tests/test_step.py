@@ -13,7 +13,7 @@ from nerfxl.model import Model
 from nerfxl.optimiser import learning_rate
 from nerfxl.partition import plan
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Box, Rays
+from nerfxl.rays import Batch, Box, Rays
 from nerfxl.spec import SceneSpec
 from tests.conftest import TINY, merged
 from tests.kernels.backends import FAST
@@ -40,7 +40,6 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
         points = torch.rand(200, 3, generator=generator, dtype=torch.float64) - 0.5
         boxes = plan(points, Box((-1.0,) * 3, (1.0,) * 3), spec.partition.tiles, open=True)
         model = Model(spec, boxes, 0.05, Ranks(device=device))
-    model.shared.to(device)
     with torch.no_grad():  # dense enough for something to be hidden
         for tile in model.tiles:
             tile.bias = math.log(3.0)
@@ -48,7 +47,9 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
     rays = Rays(origins.to(device), directions.to(device))
     with use(backend):
         learns = spec.sampling.method == "proposal"
-        pixels, proposal = model.renderer(rays, shift.to(device), 0.1, learn_proposal=learns)
+        batch = Batch.of(rays, shift.to(device))
+        cast = model.renderer.depart(model.renderer.cast(batch))
+        pixels, proposal = model.renderer(cast, 0.1, learn_proposal=learns)
         loss = ((pixels.colour - truth.to(device)) ** 2).mean() + 0.01 * pixels.distortion.mean()
         (loss + proposal).backward()  # type: ignore[no-untyped-call]
         found = {
@@ -56,6 +57,7 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
             "proposal": proposal.detach(),
             "colour": pixels.colour.detach(),
         }
+        model.sum_shared_gradients()
         modules = {f"tile {tile.index}": tile for tile in model.tiles} | {"shared": model.shared}
         for owner, module in modules.items():
             for name, parameter in module.named_parameters():
@@ -63,9 +65,7 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
                     found[f"gradient of {owner}.{name}"] = parameter.grad.clone()
         for optimiser in (*optimisers.tiles, optimisers.shared):
             optimiser.step(1, learning_rate(1, spec.train))
-        with torch.no_grad():
-            still, _ = model.renderer(rays, shift.to(device), 0.1)
-        found["colour after"] = still.colour
+        found["colour after"] = model.renderer.still(batch, 0.1, 12).colour
     return found
 
 

@@ -1,0 +1,84 @@
+"""The exchange of the paper: every rank receives the Segments of all tiles (NeRF-XL sec. 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nerfxl.exchange.exchange import Exchange, Route, tile_places
+from nerfxl.ranks import Ranks
+from nerfxl.rays import Crossings
+
+
+class Gather(Exchange):
+    """All ranks load all rays and compose all pixels; each renders through its own tiles.
+
+    Own Segments stay attached to autograd and the others are plain values. Every rank computes the
+    same loss; a tile's parameters enter it only through the tile's own Segment, so back-propagation
+    on its owner is the exact gradient and nothing is sent backward. There is no factor 1/R (the
+    loss is computed R times, not shared out) and no factor R (the gather has no backward).
+    """
+
+    @property
+    def loads(self) -> tuple[int, ...]:
+        """All."""
+        return tuple(range(self.tiles))
+
+    def route(self, crossings: Crossings, number: Tensor, count: int) -> GatherRoute:
+        """Open the way of a batch: nothing needs to be sent, all ranks know all rays."""
+        del number, count
+        return GatherRoute(self.ranks, self.shares, crossings)
+
+    def mine(self, count: int) -> slice:
+        """All."""
+        return slice(count)
+
+    def whole(self, values: Tensor, count: int) -> Tensor:
+        """As it is."""
+        assert len(values) == count
+        return values
+
+
+class GatherRoute(Route):
+    """Rows lie in rank order, by tile, by ray; `mine` says which of them are this rank's."""
+
+    def __init__(self, ranks: Ranks, shares: Sequence[Sequence[int]], crossings: Crossings) -> None:
+        self.ranks, self.shares, self.crossings = ranks, shares, crossings
+        places = tile_places(shares, crossings.tile.device)
+        by_tile = (places[crossings.tile] * crossings.rays + crossings.ray).argsort()
+        held = torch.bincount(crossings.tile, minlength=len(places)).tolist()
+        self.rows = [held[tile] for tile in shares[ranks.rank]]
+        self.counts = [sum(held[tile] for tile in share) for share in shares]
+        first = sum(self.counts[: ranks.rank])
+        self.by_tile = by_tile
+        self.mine = by_tile[first : first + self.counts[ranks.rank]]
+
+    def depart(self, columns: Tensor) -> None:
+        """Keep them: they are known here."""
+        self.columns = columns
+
+    def arrive(self) -> tuple[Tensor, list[int]]:
+        """Those of the own tiles."""
+        return self.columns[self.mine], self.rows
+
+    def to_tiles(self, values: Tensor, kind: str) -> Tensor:
+        """Pick those of the own tiles; nothing is sent."""
+        del kind
+        return values[self.mine]
+
+    def to_rays(self, values: Tensor, kind: str) -> Tensor:
+        """Gather them from all ranks; the gradient of the own alone comes back."""
+        every = values.new_empty(len(self.crossings), *values.shape[1:])
+        if self.ranks.size > 1:
+            every[self.by_tile] = self.ranks.all_gather(values, self.counts, kind)
+        return every.index_copy(0, self.mine, values)
+
+    def rounds(self) -> int:
+        """Known here."""
+        return self.crossings.depth
+
+    def narrow(self, keep: Tensor) -> tuple[GatherRoute, Tensor]:
+        """Leave out the other crossings."""
+        return type(self)(self.ranks, self.shares, self.crossings[keep]), keep[self.mine]

@@ -1,0 +1,111 @@
+"""The books of training: what the steps since the last line have seen, and what ranks exchanged."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from nerfxl.ranks import Ranks, Traffic
+from nerfxl.rays import Batch
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step has seen: its loss, and of it for the books, the parts that this rank computed.
+
+    squared: summed squared error. samples: of this rank's tiles.
+    """
+
+    loss: Tensor
+    squared: Tensor
+    proposal_loss: Tensor
+    samples: int
+
+
+@dataclass
+class Tally:
+    """Sums over the steps since it was made, on this rank."""
+
+    ranks: Ranks
+    steps: int = 0
+    rays: int = 0  # of all ranks
+    loaded: int = 0  # of this rank
+    samples: int = 0
+    squared: float = 0.0
+    proposal_loss: float = 0.0  # of the last step
+    started: float = field(default_factory=time.monotonic)
+    before: dict[str, Traffic] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.before = {kind: replace(books) for kind, books in self.ranks.traffic.items()}
+
+    def add(self, seen: Seen, batch: Batch) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.rays += batch.count
+        self.loaded += len(batch.rays)
+        self.samples += seen.samples
+        self.squared += float(seen.squared)
+        self.proposal_loss = float(seen.proposal_loss)
+
+    def line(self, ranks: Ranks) -> dict[str, Any]:
+        """What all ranks together have seen: a line of metrics.jsonl; a collective.
+
+        loss: mean squared error of the colours. imbalance: lambda, the most samples of a rank over
+        their mean. waiting: share of the time that ranks wait for each other, their mean. bytes: to
+        all ranks together, a ray, by what it was.
+        """
+        seconds = time.monotonic() - self.started
+        mine = {
+            "loaded": self.loaded,
+            "samples": self.samples,
+            "squared": self.squared,
+            "proposal_loss": self.proposal_loss,
+            "memory": ranks.peak_memory(),
+            "waited": {kind: books.waited for kind, books in self._traffic().items()},
+            "received": {kind: books.received for kind, books in self._traffic().items()},
+        }
+        every = ranks.gather_json(mine)
+        samples = [one["samples"] for one in every]
+        mse = sum(one["squared"] for one in every) / (3 * sum(one["loaded"] for one in every))
+        line = {
+            "loss": mse,
+            "psnr": -10 * math.log10(max(mse, 1e-10)),
+            "proposal_loss": sum(one["proposal_loss"] for one in every),
+            "rays_per_second": self.rays / seconds,
+            "steps_per_second": self.steps / seconds,
+            "samples_per_ray": sum(samples) / self.rays,
+            "peak_memory": max(one["memory"] for one in every),
+        }
+        if ranks.size > 1:
+            received = _sums([one["received"] for one in every])
+            waited = _sums([one["waited"] for one in every])
+            line["imbalance"] = max(samples) * ranks.size / max(1, sum(samples))
+            line["waiting"] = sum(waited.values()) / (ranks.size * seconds)
+            line["bytes_per_ray"] = sum(received.values()) / self.rays
+            line["exchange"] = {
+                kind: {
+                    "bytes_per_ray": received[kind] / self.rays,
+                    "ms_per_step": 1000 * waited[kind] / (ranks.size * self.steps),
+                }
+                for kind in received
+            }
+        return line
+
+    def _traffic(self) -> dict[str, Traffic]:
+        """What was exchanged since the start of this tally."""
+        found = {}
+        for kind, now in self.ranks.traffic.items():
+            was = self.before.get(kind, Traffic())
+            since = (now.calls - was.calls, now.received - was.received, now.waited - was.waited)
+            found[kind] = Traffic(*since)
+        return found
+
+
+def _sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = sorted({kind for row in rows for kind in row})
+    return {kind: sum(row.get(kind, 0) for row in rows) for kind in kinds}
