@@ -40,10 +40,11 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
 def told(line: dict[str, Any]) -> str:
     """One line of metrics in words."""
     memory = line["peak_memory"] / 2**30
+    waiting = f"  {100 * line['waiting']:.0f} % waiting" if "waiting" in line else ""
     return (
         f"loss {line['loss']:.5f}  PSNR {line['psnr']:.2f} dB  "
         f"{line['rays_per_second']:,.0f} rays/s  {line['steps_per_second']:.1f} steps/s  "
-        f"{line['samples_per_ray']:.1f} samples a ray  {memory:.2f} GiB a process"
+        f"{line['samples_per_ray']:.1f} samples a ray  {memory:.2f} GiB a process{waiting}"
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from nerfxl import checkpoint, runs
 from nerfxl.checkpoint import latest, load, save
 from nerfxl.errors import UserError
-from nerfxl.exchange import owner
+from nerfxl.exchange import deal
 from nerfxl.ranks import Ranks
 
 
@@ -71,7 +71,7 @@ def save_on(R: int, folder: Path, K: int, step: int = 5, keep_last: int | None =
 
     def one(rank: int) -> Path:
         ranks = ThreadRanks(rank, R, meeting=meeting)
-        own = {k: tile(k) for k in owner(K, R)[rank]}
+        own = {k: tile(k) for k in deal(K, R)[rank]}
         return save(folder, step, own, SHARED, {"scene": "garden", "psnr": 0.1}, ranks, keep_last)
 
     with ThreadPoolExecutor(R) as pool:
@@ -93,7 +93,7 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(K: int, data: st.DataObj
     with TemporaryDirectory() as name:
         folder = Path(name)
         save_on(before, folder, K)
-        for own in owner(K, after):
+        for own in deal(K, after):
             found = load(folder, own, expect=K)
             assert (found.step, found.tile_count) == (5, K)
             assert list(found.tiles) == list(own)

@@ -177,9 +177,22 @@ def test_the_background_is_constant_or_learned() -> None:
     seen = sky.background(harmonics)
     assert seen.shape == (5, 3)
     assert seen.requires_grad
-    # What comes after the exchange is on every rank in full: it must not be summed.
-    summed = {id(parameter) for parameter in sky.before_exchange()}
-    assert summed == {id(weight) for weight in sky.colour_layers}
+
+
+def test_a_twin_shares_numbers_and_keeps_its_gradients() -> None:
+    shared = Shared(field(), seed=0)
+    twin, other = shared.twin(), shared.twin()
+    twin.background(torch.rand(5, 9)).sum().backward()  # type: ignore[no-untyped-call]
+    names = dict(shared.named_parameters()).keys()
+    assert dict(twin.named_parameters()).keys() == names
+    assert [name for name, p in twin.named_parameters() if p.grad is not None] == [
+        name for name in names if name.startswith("sky")
+    ]
+    assert all(p.grad is None for made in (shared, other) for p in made.parameters())
+    for parameter in shared.parameters():
+        parameter.data.add_(1.0)  # as an optimiser does
+    for one, two in zip(shared.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_colours_are_between_black_and_white() -> None:

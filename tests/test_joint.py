@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,9 +51,7 @@ ALONE = [
     Case("occupancy", open=True, learn_proposal=False),
     Case("occupancy", open=False, learn_proposal=False),
 ]
-CASES = [
-    case._replace(exchange=kind) for case in ALONE for kind in ("gather", "owner", "samples")
-]
+CASES = [case._replace(exchange=kind) for case in ALONE for kind in ("gather", "owner", "samples")]
 
 
 def spec(method: str, exchange: str = "gather") -> SceneSpec:
@@ -214,15 +213,19 @@ def test_ranks_make_no_difference(
 def test_gathering_and_owning_agree_to_the_bit_on_any_number_of_ranks(
     case: Case, results: list[dict[str, Tensor]], alone: dict[Case, dict[str, Tensor]]
 ) -> None:
-    """Every tile sees the same samples in the same order, and sums are in the tiles' order."""
-    for exchange in ("gather", "owner"):
-        for R in (2, LARGEST):
-            prefix = f"{R}/{case._replace(exchange=exchange)}/"
-            for result in results[:R]:
-                for name, value in result.items():
-                    name = name.removeprefix(prefix)
-                    if name.startswith(("tile", "shared", "still")):
-                        assert torch.equal(value, alone[case][name]), name
+    """Every tile sees the same samples in the same order, and sums are in the tiles' order.
+
+    A picture's background is asked for all rays that a rank loads at once, and a product of
+    matrices may round as its size does: pictures are the same to the bit where all load all.
+    """
+    for exchange, R in product(("gather", "owner"), (2, LARGEST)):
+        same = ("tile", "shared", "still") if exchange == "gather" else ("tile", "shared")
+        prefix = f"{R}/{case._replace(exchange=exchange)}/"
+        for result in results[:R]:
+            found = {name.removeprefix(prefix): value for name, value in result.items()}
+            for name in alone[case].keys() & found.keys():
+                if name.startswith(same):
+                    assert torch.equal(found[name], alone[case][name]), name
 
 
 @pytest.mark.parametrize("case", ALONE, ids=str)

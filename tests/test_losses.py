@@ -28,15 +28,28 @@ def pixels() -> Pixels:
 )
 def test_colour_and_distortion_add_up(name: str, expected: float) -> None:
     spec = LossSpec.model_validate({"colour": name, "distortion": 0.1})
-    total, error = loss(pixels(), TRUTH, spec)
+    total, error = loss(pixels(), TRUTH, spec, 2)
     assert total.item() == pytest.approx(expected + 0.1 * 2)
-    assert error.item() == pytest.approx((0.25 + 4) / 6)  # what PSNR is made of, whatever the loss
+    assert error.item() == pytest.approx(0.25 + 4)  # what PSNR is made of, whatever the loss
     assert not error.requires_grad
+
+
+def test_the_parts_of_a_batch_add_up_to_its_loss() -> None:
+    """Whoever computes some of its rays divides by the rays of all."""
+    spec = LossSpec.model_validate({"distortion": 0.1})
+    whole = torch.stack(loss(pixels(), TRUTH, spec, 2))
+    parts = []
+    for ray in (slice(0, 1), slice(1, 2)):
+        seen = pixels()
+        some = Pixels(seen.colour[ray], seen.depth, seen.opacity, seen.distortion[ray], 0)
+        parts.append(torch.stack(loss(some, TRUTH[ray], spec, 2)))
+    torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
 def test_both_parts_have_a_gradient() -> None:
     seen = pixels()
-    total, _ = loss(seen, TRUTH, LossSpec.model_validate({"colour": "mse", "distortion": 0.1}))
+    spec = LossSpec.model_validate({"colour": "mse", "distortion": 0.1})
+    total, _ = loss(seen, TRUTH, spec, 2)
     total.backward()  # type: ignore[no-untyped-call]
     assert seen.colour.grad is not None
     assert seen.distortion.grad is not None

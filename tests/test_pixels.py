@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera, look_at
 from nerfxl.captures import View
-from nerfxl.pixels import PixelPool, camera_rays, jitter, opaque
+from nerfxl.pixels import PixelPool, camera_rays, dealt, jitter, opaque
 from nerfxl.world import WorldTransform
 
 CPU = torch.device("cpu")
@@ -39,13 +39,14 @@ VIEWS = [view(index, camera) for index, camera in enumerate(CAMERAS)]
 
 def pool(masks: Sequence[NDArray[np.bool_] | None] = (None, None, None)) -> PixelPool:
     images = [numbered(index, one.camera) for index, one in enumerate(VIEWS)]
-    return PixelPool(VIEWS, images, masks, WORLD, None, CPU)
+    return PixelPool([(0, one) for one in VIEWS], images, masks, WORLD, None, CPU)
 
 
 def test_every_ray_leaves_through_its_own_pixel() -> None:
     made = pool()
     assert len(made) == 12 + 4 + 12
-    rays, colours = made.batch(1, 1, 400)
+    batch, colours = made.batch(1, 1, 400)
+    rays = batch.rays
     places = (colours * 255).round().long().tolist()
     assert {tuple(place) for place in places} == {
         (index, row, column)
@@ -76,13 +77,47 @@ def test_a_ray_is_placed_in_the_scene_by_hand() -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    rays, colours = pool().batch(1, 5, 50)
+    first, colours = pool().batch(1, 5, 50)
     torch.rand(3)
     again, same = pool().batch(1, 5, 50)
-    assert rays.directions.equal(again.directions)
+    assert first.rays.directions.equal(again.rays.directions)
     assert colours.equal(same)
     for seed, step in ((2, 5), (1, 6)):
         assert not pool().batch(seed, step, 50)[1].equal(colours)
+
+
+def test_a_batch_does_not_depend_on_who_loads_what() -> None:
+    """Four parts of unlike sizes, one of them empty, loaded by one rank, by two, by four."""
+    K, count = 4, 57
+    images = {one.name: numbered(index, one.camera) for index, one in enumerate(VIEWS)}
+
+    def loaded(*parts: int) -> PixelPool:
+        views = dealt(VIEWS, K, parts)
+        none = [None] * len(views)
+        made = PixelPool(views, (images[v.name] for _, v in views), none, WORLD, None, CPU)
+        made.agree([12, 4, 12, 0])
+        return made
+
+    assert loaded(*range(K)).held(K) == [12, 4, 12, 0]
+    assert loaded(1, 3).held(K) == [0, 4, 0, 0]
+    whole, colours = loaded(*range(K)).batch(1, 5, count)
+    assert whole.number.tolist() == list(range(count))
+    # 57 * 12 / 28 = 24.4, 57 * 16 / 28 = 32.6
+    assert [part for part, _ in whole.parts] == [0, 1, 2]
+    assert [rows.stop for _, rows in whole.parts] == [24, 32, 57]
+    for shares in ([(0, 3), (1, 2)], [(0,), (1,), (2,), (3,)]):
+        seen = []
+        for share in shares:
+            batch, found = loaded(*share).batch(1, 5, count)
+            assert batch.count == count
+            assert colours[batch.number].equal(found)
+            assert whole.rays.directions[batch.number].equal(batch.rays.directions)
+            assert whole.jitter[batch.number].equal(batch.jitter)
+            for part, rows in batch.parts:
+                before = dict(whole.parts)[part]
+                assert batch.number[rows].tolist() == list(range(before.start, before.stop))
+            seen += batch.number.tolist()
+        assert sorted(seen) == list(range(count))
 
 
 def test_masked_pixels_are_never_drawn() -> None:
@@ -101,10 +136,10 @@ def test_pixels_without_a_ray_are_never_drawn_and_look_ahead_in_pictures() -> No
     blind = ~np.isfinite(fisheye.directions().reshape(-1, 3)[:, 0])
     assert 0 < blind.sum() < 81
     one = view(0, fisheye)
-    made = PixelPool([one], [numbered(0, fisheye)], [None], WORLD, None, CPU)
+    made = PixelPool([(0, one)], [numbered(0, fisheye)], [None], WORLD, None, CPU)
     assert len(made) == 81 - blind.sum()
-    rays, colours = made.batch(1, 1, 2000)
-    assert rays.directions.isfinite().all()
+    batch, colours = made.batch(1, 1, 2000)
+    assert batch.rays.directions.isfinite().all()
     drawn = (colours * 255).round().long()
     assert not blind[(drawn[:, 1] * 9 + drawn[:, 2]).numpy()].any()
     picture = camera_rays(fisheye, one.pose, CPU)

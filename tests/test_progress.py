@@ -23,8 +23,7 @@ LINE = {
     "peak_memory": 3 * 2**29,
 }
 WORDS = (
-    "loss 0.01000  PSNR 20.00 dB  12,346 rays/s  2.0 steps/s  "
-    "8.2 samples a ray and 1.50 GiB on rank 0"
+    "loss 0.01000  PSNR 20.00 dB  12,346 rays/s  2.0 steps/s  8.2 samples a ray  1.50 GiB a process"
 )
 
 
@@ -43,6 +42,10 @@ def plain() -> tuple[io.StringIO, Console]:
 
 def test_a_line_in_words() -> None:
     assert told(LINE) == WORDS
+
+
+def test_a_line_of_many_ranks_says_how_they_wait() -> None:
+    assert told(LINE | {"waiting": 0.243}) == f"{WORDS}  24 % waiting"
 
 
 def test_lines_are_told_once_and_the_last_always(tmp_path: Path) -> None:

@@ -10,18 +10,17 @@ from typing import Any
 import nerfacc
 import pytest
 import torch
-from nerfxl_kernels.compose import reference as composing
 from nerfxl_kernels.march import Domain
 from torch import Tensor
 
-from nerfxl.exchange import Gather
+from nerfxl.exchange import Gather, Shaded
 from nerfxl.field import Shared, Tile
 from nerfxl.model import Model
 from nerfxl.partition import Plan, octants, plan
 from nerfxl.randomness import generator
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Box, Pixels, Rays
-from nerfxl.render import FAR, Renderer, Samples, Stretch
+from nerfxl.rays import Batch, Box, Pixels, Rays
+from nerfxl.render import FAR, OPAQUE, Cast, Renderer, Samples, Stretches
 from nerfxl.spec import FieldSpec, SamplingSpec, SceneSpec
 
 ROOT = Box((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
@@ -107,7 +106,7 @@ def renderer(
     spec = sampling(method, bins, samples)
     tiles = [Analytic(k, cut, spec, density) for k in range(len(cut))]
     shared = Painted(FIELD, 0).double()
-    return Renderer(cut, tiles, shared, spec, 0.0, Gather(Ranks(), len(cut)))
+    return Renderer(cut, tiles, [shared] * len(cut), spec, 0.0, Gather(Ranks(), len(cut)))
 
 
 def cut_in(tiles: int, is_open: bool = False) -> Plan:
@@ -127,9 +126,13 @@ def one_ray(origin: list[float], direction: list[float]) -> Rays:
     return Rays(*(torch.tensor([row], dtype=torch.float64) for row in (origin, direction)))
 
 
-def show(made: Renderer, rays: Rays, padding: float = 0.01) -> Pixels:
+def send(made: Renderer, rays: Rays) -> Cast:
     middle = rays.origins.new_full((len(rays), 2), 0.5)
-    return made(rays, middle, padding)[0]
+    return made.depart(made.cast(Batch.of(rays, middle)))
+
+
+def show(made: Renderer, rays: Rays, padding: float = 0.01) -> Pixels:
+    return made(send(made, rays), padding)[0]
 
 
 def lengths(rays: Rays, cut: Plan) -> Tensor:
@@ -213,7 +216,8 @@ class Recorder(Renderer):
     """A renderer that keeps what it asked of each tile."""
 
     base: Renderer
-    seen: list[tuple[Stretch, Samples]] = field(default_factory=list)
+    casts: list[Cast] = field(default_factory=list)
+    seen: list[tuple[Stretches, Samples]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         base = self.base
@@ -221,22 +225,24 @@ class Recorder(Renderer):
             *(base.plan, base.tiles, base.shared, base.sampling, base.near, base.exchange)
         )
 
-    def _segments(
-        self, stretch: Stretch, samples: Samples, harmonics: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        self.seen.append((stretch, samples))
-        return super()._segments(stretch, samples, harmonics)
+    def cast(self, batch: Batch) -> Cast:
+        self.casts.append(super().cast(batch))
+        return self.casts[-1]
+
+    def _shade(self, stretches: Stretches, samples: Samples) -> Shaded:
+        self.seen.append((stretches, samples))
+        return super()._shade(stretches, samples)
 
     def sorted_samples(self, count: int) -> dict[str, Tensor]:
         """All samples of a ray, from whichever tile, by distance: [N, S] each, padded with 0."""
         found: list[list[tuple[float, float, float, float]]] = [[] for _ in range(count)]
-        for stretch, samples in self.seen:
-            path = stretch.path
-            for p, ray in enumerate(stretch.rays.tolist()):
-                own = slice(int(samples.offsets[p]), int(samples.offsets[p + 1]))
+        for cast, (stretches, samples) in zip(self.casts, self.seen, strict=True):
+            path, rays = stretches.path, cast.route.to_tiles(cast.crossings.ray, "rays")
+            for q, ray in enumerate(rays.tolist()):
+                own = slice(int(samples.offsets[q]), int(samples.offsets[q + 1]))
                 m0, m1 = samples.m0[own], samples.m1[own]
                 t0, t1 = (
-                    path.scale * torch.sinh(path.first[p] + m * path.span[p]) for m in (m0, m1)
+                    path.scale * torch.sinh(path.first[q] + m * path.span[q]) for m in (m0, m1)
                 )
                 found[ray] += zip(*(x.tolist() for x in (m0, m1, t0, t1)), strict=True)
         width = max(map(len, found))
@@ -257,7 +263,7 @@ def test_nerfacc_renders_the_same_from_the_same_samples(
     pixels = show(made, rays)
     at = made.sorted_samples(len(rays))
     m = (at["m0"] + at["m1"]) / 2
-    _, _, path = made._stretches(rays)
+    path = made.casts[0].path
     t = path.scale * torch.sinh(path.first[:, None] + m * path.span[:, None])
     place = rays.origins[:, None] + t[..., None] * rays.directions[:, None]  # [N, S, 3]
 
@@ -286,7 +292,7 @@ def test_gradients_are_those_of_all_samples_in_one_row(method: str, tiles: int) 
     strength = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     glow = BEHIND.clone().requires_grad_()
     made = Recorder(renderer(cut, lambda place: strength * fog(place), method, bins=48))
-    made.shared.background = (  # type: ignore[method-assign]
+    made.shared[0].background = (  # type: ignore[method-assign]
         lambda harmonics: glow.expand(len(harmonics), 3)
     )
     pixels = show(made, rays)
@@ -296,7 +302,7 @@ def test_gradients_are_those_of_all_samples_in_one_row(method: str, tiles: int) 
 
     at = made.sorted_samples(len(rays))
     m = (at["m0"] + at["m1"]) / 2
-    _, _, path = made._stretches(rays)
+    path = made.casts[0].path
     t = path.scale * torch.sinh(path.first[:, None] + m * path.span[:, None])
     place = rays.origins[:, None] + t[..., None] * rays.directions[:, None]
     strength.grad = glow.grad = None
@@ -401,16 +407,16 @@ def real_model(method: str, is_open: bool, tiles: int = 4) -> Model:
         "field": FIELD.model_dump() | {"background": "sky"},
         "sampling": sampling(method, 40, 12).model_dump(),
     }
-    made = Model(SceneSpec.model_validate(document), cut_in(tiles, is_open), 0.0, Ranks())
-    made.shared.double()
-    for tile in made.tiles:
-        tile.double()
-        with torch.no_grad():
+    cut = cut_in(tiles, is_open)
+    made = Model(SceneSpec.model_validate(document), cut, 0.0, Ranks(), torch.float64)
+    with torch.no_grad():
+        for tile in made.tiles:
             tile.table.mul_(1e4)
     return made
 
 
 def gradients(made: Model) -> dict[str, Tensor]:
+    made.sum_shared_gradients()
     modules = {"shared": made.shared} | {f"tile{tile.index}": tile for tile in made.tiles}
     return {
         f"{owner}.{name}": torch.zeros_like(p) if p.grad is None else p.grad
@@ -443,7 +449,8 @@ def test_rays_along_axes_and_inside_planes_are_as_good_as_others(
     )
     rays = Rays(origins, directions)
     still = torch.full((len(rays), 2), 0.5, dtype=torch.float64)
-    pixels, proposal_loss = made.renderer(rays, still, 0.05, learn_proposal=method == "proposal")
+    cast = made.renderer.depart(made.renderer.cast(Batch.of(rays, still)))
+    pixels, proposal_loss = made.renderer(cast, 0.05, learn_proposal=method == "proposal")
     for values in (pixels.colour, pixels.depth, pixels.opacity, pixels.distortion):
         assert values.isfinite().all()
     assert (pixels.opacity >= 0).all()
@@ -463,7 +470,8 @@ def test_rays_that_miss_everything_are_background_and_teach_no_tile(method: str)
         torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 0, -1.0]], dtype=torch.float64),
     )
     still = torch.full((3, 2), 0.5, dtype=torch.float64)
-    pixels, proposal_loss = made.renderer(rays, still, 0.05, learn_proposal=method == "proposal")
+    cast = made.renderer.depart(made.renderer.cast(Batch.of(rays, still)))
+    pixels, proposal_loss = made.renderer(cast, 0.05, learn_proposal=method == "proposal")
     assert pixels.samples == 0
     assert pixels.opacity.tolist() == [0, 0, 0]
     total = pixels.colour.sum() + pixels.distortion.sum() + proposal_loss
@@ -493,25 +501,35 @@ def test_no_rays_at_all(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_composed_distortion_is_that_of_the_segments_in_order(method: str) -> None:
-    """What the renderer composes is the product of what its tiles said (eq. 7)."""
-    values: list[Tensor] = []
-    made = renderer(cut_in(4), fog, method, bins=32)
-    inner = made.exchange
+@pytest.mark.parametrize("tiles", [1, 6])
+def test_pictures_ask_no_tile_behind_an_opaque_one(method: str, tiles: int) -> None:
+    """And are off by no more than what was left of the ray's light there."""
 
-    def listen(own: Tensor) -> Tensor:
-        values.append(own)
-        return inner(own)
+    def thick(place: Tensor) -> Tensor:
+        return 0.1 + 300.0 * (place[:, 0].abs() < 0.4).to(place)
 
-    made.exchange = listen
-    rays = some_rays()
-    pixels = show(made, rays)
-    order = cut_in(4).order[octants(rays.directions)]
-    whole = composing.compose(values[-1], order, own=())
-    torch.testing.assert_close(pixels.distortion, whole[:, 2], rtol=0, atol=1e-13)
-    torch.testing.assert_close(
-        pixels.colour, whole[:, 3:] + torch.exp(-whole[:, :1]) * BEHIND, rtol=0, atol=1e-13
-    )
+    made, rays = renderer(cut_in(tiles), thick, method, bins=256, samples=64), some_rays()
+    full = show(made, rays)
+    middle = rays.origins.new_full((len(rays), 2), 0.5)
+    still = made.still(Batch.of(rays, middle), 0.01, 64)
+    torch.testing.assert_close(still.colour, full.colour, rtol=0, atol=OPAQUE)
+    torch.testing.assert_close(still.opacity, full.opacity, rtol=0, atol=OPAQUE)
+    if tiles == 1:
+        assert still.samples == full.samples
+        assert torch.equal(still.colour, full.colour)
+    else:
+        assert still.samples < full.samples
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pictures_of_thin_fog_leave_nothing_out(method: str) -> None:
+    made, rays = renderer(cut_in(5), constant, method), some_rays()
+    middle = rays.origins.new_full((len(rays), 2), 0.5)
+    still = made.still(Batch.of(rays, middle), 0.01, 32)
+    full = show(made, rays)
+    assert still.samples == full.samples
+    torch.testing.assert_close(still.colour, full.colour, rtol=0, atol=1e-14)
+    torch.testing.assert_close(still.depth, full.depth, rtol=1e-12, atol=0)
 
 
 def test_a_proposal_puts_samples_where_its_wall_is() -> None:
@@ -554,7 +572,7 @@ def test_asking_in_empty_cells_costs_nothing() -> None:
 def test_float32_agrees_with_float64(method: str) -> None:
     made, rays = real_model(method, is_open=True), some_rays()
     fine = show(made.renderer, rays).colour
-    for module in (*made.tiles, made.shared):
+    for module in (*made.tiles, *made.twins):
         module.float()
     coarse = show(made.renderer, Rays(rays.origins.float(), rays.directions.float())).colour
     assert coarse.dtype == torch.float32

@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nerfxl import commands, losses, pixels, train
+from nerfxl import commands, losses, train
 from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
-from nerfxl.rays import Rays
+from nerfxl.model import Model
 from nerfxl.runs import RunFolder
 from nerfxl.spec import SceneSpec
-from nerfxl.train import first_rays, learns_proposal, next_rays, padding
+from nerfxl.tally import Seen
+from nerfxl.train import Ahead, first_rays, learns_proposal, next_rays, padding
 
 WriteScene = Callable[..., Path]
 OCCUPANCY = {"method": "occupancy"}
@@ -54,18 +55,16 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def at_step(
-    monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[pixels.PixelPool], None]
-) -> None:
-    """Do something when the rays of a step are drawn."""
-    draw = pixels.PixelPool.batch
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Model], None]) -> None:
+    """Do something when the rays of a step are seen."""
+    see = train._see
 
-    def batch(self: pixels.PixelPool, seed: int, now: int, count: int) -> tuple[Rays, Tensor]:
+    def seen(now: int, ahead: Ahead, model: Model, spec: SceneSpec) -> Seen:
         if now == step:
-            act(self)
-        return draw(self, seed, now, count)
+            act(model)
+        return see(now, ahead, model, spec)
 
-    monkeypatch.setattr(pixels.PixelPool, "batch", batch)
+    monkeypatch.setattr(train, "_see", seen)
 
 
 @pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
@@ -171,9 +170,9 @@ def test_held_out_views_are_scored_along_the_way(scene_file: WriteScene, tmp_pat
     assert times == sorted(times)
 
 
-def spoil(run: Callable[[], list[Tile]], index: int) -> None:
+def spoil(model: Model) -> None:
     with torch.no_grad():
-        run()[index].table.fill_(torch.nan)
+        model.tiles[1].table.fill_(torch.nan)
 
 
 @pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
@@ -183,15 +182,7 @@ def test_a_tile_that_is_not_finite_is_named_and_the_checkpoint_kept(
     sampling: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tiles: list[Tile] = []
-    make = Tile.__init__
-
-    def remember(self: Tile, *args: Any) -> None:
-        make(self, *args)
-        tiles.append(self)
-
-    monkeypatch.setattr(Tile, "__init__", remember)
-    at_step(monkeypatch, 7, lambda _: spoil(lambda: tiles, 1))
+    at_step(monkeypatch, 7, spoil)
     with pytest.raises(UserError) as caught:
         fit(scene_file(sampling=sampling), tmp_path / "runs")
     assert str(caught.value) == (
