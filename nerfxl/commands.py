@@ -23,6 +23,7 @@ from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
 from nerfxl.spec import SceneSpec
+from nerfxl.tally import exchanged
 from nerfxl.worker import Job, work
 
 PLANNING_RAYS = 16_384
@@ -266,5 +267,7 @@ def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
         )
     peaks = ", ".join(f"{peak / 2**30:.2f}" for peak in summary["peak_memory_per_rank"])
     say(f"memory     {peaks} GiB at most, a rank")
+    if run.metrics.exists() and (words := exchanged(run.metrics)):
+        say(f"exchange   {words}")
     say(f"pictures   {folder}")
     return {**summary, "run": str(run.path), "pictures": str(folder)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -109,3 +111,19 @@ class Tally:
 def _sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = sorted({kind for row in rows for kind in row})
     return {kind: sum(row.get(kind, 0) for row in rows) for kind in kinds}
+
+
+def exchanged(metrics: Path) -> str | None:
+    """In words, what the ranks of a run exchanged, the mean of its lines; None if it was alone."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [line for line in lines if "waiting" in line]
+    if not lines:
+        return None
+    received, waiting, imbalance = (
+        sum(line[name] for line in lines) / len(lines)
+        for name in ("bytes_per_ray", "waiting", "imbalance")
+    )
+    return (
+        f"{received:.0f} bytes a ray received by all processes, {100 * waiting:.0f} % of the time "
+        f"waiting, the busiest has {imbalance:.2f} times the mean of samples"
+    )
