@@ -1,9 +1,9 @@
-"""What a plan will cost, before anything starts: tiles, traffic, memory, and whether it fits."""
+"""What a plan will cost, told before anything starts: tiles, many ranks, memory, and its limits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from nerfxl.cost import COPIES, FLOAT, SEGMENT_BYTES, Cost, Fabric, Load, Machine, Memory
 from nerfxl.errors import UserError
 from nerfxl.partition import Plan
-from nerfxl.rays import SEGMENT_WIDTH, Rays
 
-BYTES_A_FLOAT = 4
-COPIES = 4  # of a parameter in training: its weight, its gradient and Adam's two moments
-RAYS_AT_ONCE = 4096
 LINES_SHOWN = 32
 GROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 GROUP_V2 = ("memory.max", "memory.current", "inactive_file")
@@ -33,21 +30,6 @@ class TileReport:
     size: tuple[float, float, float]
     points: int
     ray_share: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """An estimate in bytes, of one rank in training."""
-
-    parameters: int
-    images: int
-    samples: int
-    libraries: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self.parameters + self.images + self.samples + self.libraries
 
 
 @dataclass(frozen=True)
@@ -79,10 +61,8 @@ class PlanReport:
 def report(
     plan: Plan,
     points: Tensor,
-    rays: Rays,
+    load: Load,
     *,
-    near: float | Tensor,
-    far: float,
     scale: float,
     parameters_per_tile: int,
     shared_parameters: int,
@@ -96,10 +76,8 @@ def report(
 
     Parameters
     ----------
-    plan, points, rays:
-        The plan; points [P, 3] and a sample of training rays [N], N > 0, in scene coordinates.
-    near, far:
-        As for `Plan.intervals`.
+    plan, points, load:
+        The plan; points [P, 3], scene coordinates; what a sample of training rays asks of it.
     scale:
         Scene units in a source unit (that of the world transform).
     parameters_per_tile, shared_parameters:
@@ -115,13 +93,12 @@ def report(
 
     """
     K = len(plan)
-    met = torch.cat(list(_met(plan, rays, near, far)), dim=1)  # [K, N]
     inside = points[points.isfinite().all(dim=1)]
     held = plan.tile_of(inside).bincount(minlength=K)
     tiles = tuple(
         TileReport((x / scale, y / scale, z / scale), int(held[tile]), float(share))
         for tile, ((x, y, z), share) in enumerate(
-            zip((core.size for core in plan.cores), met.double().mean(dim=1), strict=True)
+            zip((core.size for core in plan.cores), load.crossings / load.rays, strict=True)
         )
     )
     fewest, most = K // ranks, -(-K // ranks)
@@ -129,14 +106,14 @@ def report(
         open=plan.open,
         ranks=ranks,
         tiles=tiles,
-        tiles_per_ray_mean=float(met.sum(dim=0).double().mean()),
-        tiles_per_ray_max=int(met.sum(dim=0).max()),
-        exchange_bytes_per_ray=SEGMENT_WIDTH * BYTES_A_FLOAT * (K - fewest),
+        tiles_per_ray_mean=float(load.crossings.sum()) / load.rays,
+        tiles_per_ray_max=load.most,
+        exchange_bytes_per_ray=SEGMENT_BYTES * (K - fewest),
         parameters_per_tile=parameters_per_tile,
         shared_parameters=shared_parameters,
         parameters_total=K * parameters_per_tile + shared_parameters,
         memory_per_rank=Memory(
-            parameters=(most * parameters_per_tile + shared_parameters) * BYTES_A_FLOAT * COPIES,
+            parameters=(most * parameters_per_tile + shared_parameters) * FLOAT * COPIES,
             images=image_bytes,
             samples=sample_budget * bytes_per_sample,
             libraries=library_bytes,
@@ -239,13 +216,97 @@ def show(found: PlanReport, console: Console) -> None:
     console.print(totals)
 
 
-def _met(plan: Plan, rays: Rays, near: float | Tensor, far: float) -> Iterator[Tensor]:
-    """Whether each ray meets each tile, a chunk [K, n] at a time."""
-    start = torch.as_tensor(near).to(rays.origins).expand(len(rays))
-    for first in range(0, len(rays), RAYS_AT_ONCE):
-        some = slice(first, first + RAYS_AT_ONCE)
-        ends = plan.intervals(rays[some], start[some], far)
-        yield ends[..., 0] < ends[..., 1]
+def recommended(costs: Sequence[Cost]) -> Cost:
+    """Of several exchanges on as many ranks, the one whose step is shortest."""
+    return min(costs, key=lambda cost: cost.seconds)
+
+
+def forecast(
+    costs: Sequence[Cost], rays: int, tiles: int, machine: Machine, fabric: Fabric
+) -> dict[str, Any]:
+    """Put the costs of several numbers of ranks and exchanges in plain values for JSON."""
+    return {
+        "tiles": tiles,
+        "planning_rays": rays,
+        "machine": asdict(machine),
+        "fabric": asdict(fabric),
+        "recommended": {found[0].ranks: recommended(found).exchange for found in _rungs(costs)},
+        "costs": [
+            {
+                **asdict(cost),
+                "seconds": cost.seconds,
+                "received": cost.received,
+                "received_a_ray": cost.received_a_ray,
+                "memory": {**asdict(cost.memory), "total": cost.memory.total},
+            }
+            for cost in costs
+        ],
+    }
+
+
+def show_forecast(
+    costs: Sequence[Cost], machine: Machine, fabric: Fabric, console: Console
+) -> None:
+    """Print what many ranks cost: first the work, then each exchange, a line a number of ranks."""
+    work = _table("Work of a step", "ranks", "samples a rank", "lambda", "exchange", "step")
+    for found in _rungs(costs):
+        best = recommended(found)
+        work.add_row(
+            *(f"{best.ranks}", f"{best.samples:,.0f}", f"{best.imbalance:.2f}"),
+            *(best.exchange if best.ranks > 1 else "-", as_seconds(best.seconds)),
+        )
+    console.print(work)
+    for exchange in dict.fromkeys(cost.exchange for cost in costs):
+        title = f"Exchange {exchange}: of a rank and step"
+        headings = ("ranks", "rays", "a ray", "received", "messages", "computing", "exchanging")
+        table = _table(title, *headings, "efficiency", "memory")
+        for cost in costs:
+            if cost.exchange == exchange:
+                table.add_row(
+                    *(f"{cost.ranks}", f"{cost.rays:,.0f}", _short(cost.received_a_ray)),
+                    *(_short(cost.received), f"{len(cost.messages)}"),
+                    *(as_seconds(cost.computing), as_seconds(cost.exchanging)),
+                    *(f"{cost.efficiency:.0%}", _short(cost.memory.total)),
+                )
+        console.print(table)
+    console.print(
+        "  a ray: bytes received for each ray that the rank loads; received: bytes, all messages;\n"
+        "  efficiency: against one that does the same step alone; samples: spread evenly, as at\n"
+        "  the start, or as --balance finds them\n"
+        f"  computing  {machine.name}: {machine.samples:,.3g} samples a second ({machine.source})\n"
+        f"  fabric     {fabric.name} ({fabric.source})",
+        markup=False,
+    )
+    last = recommended(_rungs(costs)[-1])
+    if last.ranks > 1:
+        console.print(f"recommended on {last.ranks} ranks: exchange {last.exchange}")
+
+
+def as_seconds(seconds: float) -> str:
+    """Say a time for people: 0.0123 -> '12.3 ms'."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def _rungs(costs: Sequence[Cost]) -> list[list[Cost]]:
+    """Costs of as many ranks, together."""
+    ranks = dict.fromkeys(cost.ranks for cost in costs)
+    return [[cost for cost in costs if cost.ranks == count] for count in ranks]
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", padding=(0, 0)
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _short(size: float) -> str:
+    return as_bytes(round(size)).replace(" bytes", " B").replace("iB", "")
 
 
 def _machine_memory(root: Path) -> int:

@@ -118,6 +118,31 @@ class Renderer:
         count = sum(len(own.m0) for own in own_samples)
         return self._pixels(scene, path, harmonics, count), proposal_loss
 
+    @torch.no_grad()
+    def sample_points(self, rays: Rays, jitter: Tensor, padding: float) -> tuple[Tensor, Tensor]:
+        """Where the samples of N rays lie: [M, 3], scene coordinates, and the tile of each, [M].
+
+        As of a step of training with this jitter [N, 2] and padding; of the tiles at hand.
+        """
+        stretches, cuts, _ = self._stretches(rays)
+        if self.sampling.method == "proposal":
+            order = self.order.to(rays.origins.device)[octants(rays.directions)]
+            asked, starts = self._propose(stretches, cuts, order, jitter, padding)
+            count = self.sampling.samples
+            drawn = self._draw(stretches, asked, starts, jitter, padding, count)
+        else:
+            drawn = [self._occupied(stretch, jitter) for stretch in stretches]
+        points, tiles = [], []
+        for stretch, own in zip(stretches, drawn, strict=True):
+            ray = torch.arange(len(stretch.rays), device=own.m0.device)
+            ray = ray.repeat_interleave(own.offsets.diff())
+            path = stretch.path
+            s = path.first[ray] + (own.m0 + own.m1) / 2 * path.span[ray]
+            t = path.scale * torch.sinh(s)
+            points.append(path.origins[ray] + t[:, None] * path.directions[ray])
+            tiles.append(torch.full_like(ray, stretch.tile.index))
+        return torch.cat(points), torch.cat(tiles)
+
     def _stretches(self, rays: Rays) -> tuple[list[Stretch], Tensor, Path]:
         """Cut every ray by the plan: stretches of the tiles at hand, and cuts [K, N, 2] in m."""
         t = self.plan.intervals(rays, self.near, FAR)  # [K, N, 2]
