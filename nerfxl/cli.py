@@ -99,7 +99,7 @@ def plan(
     ] = None,
     step_seconds: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="Measured, of a step of one process: calibrates --ranks."),
+        typer.Option(min=1e-6, help="Measured, of a step on one core or GPU: calibrates."),
     ] = None,
     balance: Annotated[
         Path | None, typer.Option(help="Run of the scene whose samples to cut by.")
@@ -118,9 +118,11 @@ def plan(
     if ranks is None and said:
         raise UserError(f"{said[0]} describes ranks to plan for: say how many with --ranks.")
     speaker = commands.Speaker(quiet=as_json)
-    prospect = ranks and commands.Prospect(
-        ranks, fabric or "loopback", exchange, nproc_per_node, rays_per_rank, step_seconds
-    )
+    prospect = None
+    if ranks is not None:
+        prospect = commands.Prospect(
+            ranks, fabric or "loopback", exchange, nproc_per_node, rays_per_rank, step_seconds
+        )
     found = commands.plan(
         scene,
         output_dir,
@@ -128,7 +130,7 @@ def plan(
         device,
         set_ or [],
         skip_missing,
-        prospect or None,
+        prospect,
         balance,
         speaker,
     )

@@ -112,7 +112,7 @@ class Prospect:
     """Ranks to plan for, here or elsewhere.
 
     node: ranks on one machine. rays: of a step, for each rank; the scene's over all ranks if None.
-    step_seconds: measured, of a step of one process; None takes what is known of the machine.
+    step_seconds: measured, of a step on one core or GPU; None takes what is known of them.
     """
 
     ranks: int
@@ -146,7 +146,7 @@ def plan(
     sampled = None
     if balance is not None:
         run = RunFolder.open(balance)
-        here = choose_device(device) if kind == "cpu" else choose_device("auto")
+        here = choose_device("cpu" if kind == "cpu" else "auto")
         new, sampled, measured = balanced(prepared, run, PLANNING_RAYS, here)
         prepared = replace(prepared, plan=new)
         show_balance(measured, run, say.console)
@@ -304,7 +304,8 @@ def _forecast(
         cut = cut_anew(points, cut.root, prospect.ranks, cut.open)
     load, work = _load(prepared, cut), _work(prepared)
     if sampled is not None:
-        load = replace(load, samples=sampled.by_tile(cut) * load.rays / sampled.rays)
+        found = sampled.by_tile(cut)  # how they lie; how many they are, the scene says
+        load = replace(load, samples=found * (load.samples.sum() / found.sum()))
     here = cores() if prospect.fabric == "loopback" else None
     machine = cuda() if kind == "cuda" else cpu(here)
     if prospect.step_seconds is not None:

@@ -253,22 +253,21 @@ def measured_fabric(latency: float, bandwidth: float) -> Fabric:
 
 
 def calibrated(machine: Machine, step_seconds: float, load: Load, work: Work) -> Machine:
-    """The machine whose samples a second make one rank's step last as long as was measured.
+    """The machine whose samples a second make one core or GPU take as long as was measured.
 
     Raises
     ------
     UserError: the other terms alone take longer.
     """
-    K = len(load.samples)
-    alone = _computing(replace(machine, samples=math.inf), work, load, load.rays, [range(K)])
-    left = step_seconds - alone
-    if left <= 0:
+    one = replace(machine, cores=1, samples=math.inf)
+    alone = _computing(one, work, load, load.rays, [range(len(load.samples))]).total
+    if step_seconds <= alone:
         raise UserError(
             f"--step-seconds {step_seconds:g} is too short: optimiser and rays alone take "
             f"{alone:.3g} s in this model; pass the seconds of a step of one process."
         )
-    rate = float(load.samples.sum()) / left / machine.threads(1)
-    return replace(machine, samples=rate, source=f"{machine.source}; calibrated by a step")
+    rate = float(load.samples.sum()) / (step_seconds - alone)
+    return replace(machine, samples=rate, source=f"calibrated: one takes {step_seconds:g} s a step")
 
 
 @dataclass(frozen=True)
@@ -286,11 +285,29 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Computing:
+    """Seconds of W(R): the field at samples, the optimiser, rays taken through all tiles."""
+
+    field: float
+    optimiser: float
+    rays: float
+
+    @property
+    def total(self) -> float:
+        """Of all three."""
+        return self.field + self.optimiser + self.rays
+
+    def over(self, cores: int) -> Computing:
+        """The same, shared out evenly."""
+        return Computing(self.field / cores, self.optimiser / cores, self.rays / cores)
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a step costs a rank.
 
-    rays: that it loads. samples: the mean over ranks; imbalance: lambda. computing, exchanging:
-    seconds. efficiency: see the module.
+    rays: that it loads. samples: the mean over ranks; imbalance: lambda. exchanging: seconds.
+    efficiency: see the module.
     """
 
     exchange: Exchange
@@ -299,7 +316,7 @@ class Cost:
     samples: float
     imbalance: float
     messages: tuple[Message, ...]
-    computing: float
+    computing: Computing
     exchanging: float
     efficiency: float
     memory: Memory
@@ -307,7 +324,7 @@ class Cost:
     @property
     def seconds(self) -> float:
         """Of the whole step."""
-        return self.computing + self.exchanging
+        return self.computing.total + self.exchanging
 
     @property
     def received(self) -> float:
@@ -380,7 +397,7 @@ def cost(
     late = 1.0 if machine.cores is None else max(1.0, R / machine.cores)
     waited = (fabric.seconds(message, R) for message in messages if not message.ahead)
     exchanging = late * sum(waited)
-    alone = _computing(machine, work, load, load.rays, [range(K)]) * machine.threads(1)
+    alone = _computing(replace(machine, cores=1), work, load, load.rays, [range(K)]).total
     held = _held(load.samples, shares)
     images = work.images / R if exchange == "owner" else work.images
     memory = Memory(
@@ -399,20 +416,21 @@ def cost(
         messages=messages,
         computing=computing,
         exchanging=exchanging,
-        efficiency=alone / ((computing + exchanging) * machine.at_once(R)),
+        efficiency=alone / ((computing.total + exchanging) * machine.at_once(R)),
         memory=memory,
     )
 
 
-def _computing(machine: Machine, work: Work, load: Load, rays: float, shares: Shares) -> float:
+def _computing(machine: Machine, work: Work, load: Load, rays: float, shares: Shares) -> Computing:
     """Seconds of the busiest rank, or of all cores where ranks have to take turns on them."""
     R, K = len(shares), len(load.samples)
     held = _held(load.samples, shares)
     through = K * (machine.tile_seconds + rays / machine.pairs)
     own = work.parameters / machine.parameters
-    busiest = float(held.max()) / machine.samples + _most(shares) * own + through
-    together = float(held.sum()) / machine.samples + K * own + R * through
-    return max(busiest / machine.threads(R), together / machine.at_once(R))
+    busiest = Computing(float(held.max()) / machine.samples, _most(shares) * own, through)
+    together = Computing(float(held.sum()) / machine.samples, K * own, R * through)
+    both = busiest.over(machine.threads(R)), together.over(machine.at_once(R))
+    return max(both, key=lambda computing: computing.total)
 
 
 def _messages(exchange: Exchange, shares: Shares, load: Load, work: Work) -> Iterator[Message]:

@@ -234,6 +234,7 @@ def forecast(
         "costs": [
             {
                 **asdict(cost),
+                "computing": {**asdict(cost.computing), "total": cost.computing.total},
                 "seconds": cost.seconds,
                 "received": cost.received,
                 "received_a_ray": cost.received_a_ray,
@@ -248,12 +249,16 @@ def show_forecast(
     costs: Sequence[Cost], machine: Machine, fabric: Fabric, console: Console
 ) -> None:
     """Print what many ranks cost: first the work, then each exchange, a line a number of ranks."""
-    work = _table("Work of a step", "ranks", "samples a rank", "lambda", "exchange", "step")
+    title = "Work of a rank and step, with the exchange that is quickest"
+    seconds_of = ("field", "optimiser", "rays", "step")
+    work = _table(title, "ranks", "samples", "lambda", "exchange", *seconds_of)
     for found in _rungs(costs):
         best = recommended(found)
+        parts, name = best.computing, best.exchange if best.ranks > 1 else "-"
+        seconds = (parts.field, parts.optimiser, parts.rays, best.seconds)
         work.add_row(
-            *(f"{best.ranks}", f"{best.samples:,.0f}", f"{best.imbalance:.2f}"),
-            *(best.exchange if best.ranks > 1 else "-", as_seconds(best.seconds)),
+            *(f"{best.ranks}", _count(best.samples), f"{best.imbalance:.2f}", name),
+            *map(as_seconds, seconds),
         )
     console.print(work)
     for exchange in dict.fromkeys(cost.exchange for cost in costs):
@@ -263,18 +268,21 @@ def show_forecast(
         for cost in costs:
             if cost.exchange == exchange:
                 table.add_row(
-                    *(f"{cost.ranks}", f"{cost.rays:,.0f}", _short(cost.received_a_ray)),
+                    *(f"{cost.ranks}", _count(cost.rays), _short(cost.received_a_ray)),
                     *(_short(cost.received), f"{len(cost.messages)}"),
-                    *(as_seconds(cost.computing), as_seconds(cost.exchanging)),
+                    *(as_seconds(cost.computing.total), as_seconds(cost.exchanging)),
                     *(f"{cost.efficiency:.0%}", _short(cost.memory.total)),
                 )
         console.print(table)
     console.print(
-        "  a ray: bytes received for each ray that the rank loads; received: bytes, all messages;\n"
-        "  efficiency: against one that does the same step alone; samples: spread evenly, as at\n"
-        "  the start, or as --balance finds them\n"
-        f"  computing  {machine.name}: {machine.samples:,.3g} samples a second ({machine.source})\n"
-        f"  fabric     {fabric.name} ({fabric.source})",
+        "  samples    the mean over ranks, spread evenly as at the start, or as --balance found\n"
+        "             them; lambda: those of the busiest rank over the mean\n"
+        "  rays       that a rank draws and takes through all tiles\n"
+        "  a ray      bytes received for each of them; received: bytes in all\n"
+        "  efficiency against one rank that does the same step alone\n"
+        f"  computing  {machine.name}: {_count(machine.samples)} samples a second "
+        f"({machine.source})\n"
+        f"  exchanging {fabric.name} ({fabric.source})",
         markup=False,
     )
     last = recommended(_rungs(costs)[-1])
@@ -306,7 +314,20 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _short(size: float) -> str:
-    return as_bytes(round(size)).replace(" bytes", " B").replace("iB", "")
+    """Three digits of a number of bytes: 1234567 -> '1.18 M'."""
+    return _digits(size, 1024, ("B", *"KMGT"))
+
+
+def _count(number: float) -> str:
+    """Three digits of a large number: 8388608 -> '8.39 M'."""
+    return f"{number:,.0f}" if number < 1e6 else _digits(number, 1000, ("", *"KMGT"))
+
+
+def _digits(amount: float, step: int, units: Sequence[str]) -> str:
+    index = 0
+    while amount >= 0.9995 * step and index < len(units) - 1:
+        amount, index = amount / step, index + 1
+    return f"{amount:.3g} {units[index]}"
 
 
 def _machine_memory(root: Path) -> int:
