@@ -143,14 +143,14 @@ class Machine:
 def cpu(cores: int | None) -> Machine:
     """A core of an AMD EPYC (Milan); cores: on the one machine that holds all ranks, or None.
 
-    samples: scenes/university4.yaml, profile cpu, 200 steps as one process on one core: 10.0 to
-    11.5 steps a second of 25,700 samples, 350,000 a second after the other terms are taken off.
+    samples: scenes/university4.yaml, profile cpu, 200 steps as one process on one core: 12.1 steps
+    a second (10.0 to 14.2) of 25,700 samples; 410,000 a second once the other terms are taken off.
     parameters: the race `adam` of kernels/bench: 16.8 million in 39.5 ms of processor time.
     pairs, tile_seconds: intervals, order, shares and composing of 128 and 4,096 rays through 1,024
     tiles, in 0.18 and 1.63 s; of 4,096 rays through 256, in 0.19 s.
     """
     source = "measured on a core of an AMD EPYC"
-    return Machine("cpu", 350e3, 400e6, 4e6, 100e-6, cores, source)
+    return Machine("cpu", 400e3, 400e6, 4e6, 100e-6, cores, source)
 
 
 def cuda() -> Machine:
