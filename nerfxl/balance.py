@@ -66,7 +66,7 @@ def balanced(
 
     Raises
     ------
-    UserError: the run is of another capture or box, or has no checkpoint.
+    UserError: the run is of another capture or box, has no checkpoint, or sees nothing.
     """
     scene = read_back(run)
     spec, cut = prepared.scene.spec, prepared.plan
@@ -81,6 +81,8 @@ def balanced(
     drawn = some_rays(prepared.capture, prepared.world, 2 * rays, spec.seed)
     to_cut_by = _sampled(model, scene.spec, drawn[:rays], device)
     to_measure = _sampled(model, scene.spec, drawn[rays:], device)
+    if not len(to_measure.points):
+        raise UserError(f"--balance {run.path}: its rays have no samples: name another run.")
     new = plan(to_cut_by.points, cut.root, len(cut), cut.open)
     balance = Balance(found.step, _by_ranks(to_measure, scene.plan), _by_ranks(to_measure, new))
     return new, to_measure, balance

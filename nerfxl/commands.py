@@ -145,12 +145,7 @@ def plan(
     told: dict[str, Any] = {}
     sampled = None
     if balance is not None:
-        run = RunFolder.open(balance)
-        here = choose_device("cpu" if kind == "cpu" else "auto")
-        new, sampled, measured = balanced(prepared, run, PLANNING_RAYS, here)
-        prepared = replace(prepared, plan=new)
-        show_balance(measured, run, say.console)
-        told["balance"] = measured.as_json()
+        prepared, sampled, told["balance"] = _balance(prepared, balance, kind, say)
     found = _report(prepared, count)
     show(found, say.console)
     if prospect is not None:
@@ -271,6 +266,17 @@ def _tell(prepared: Prepared, kind: str, count: int, say: Speaker) -> None:
     say(f"tiles      {len(prepared.plan)}, {reach}, sampling by {spec.sampling.method}")
     plural = "es" if count > 1 else ""
     say(f"device     {kind}, {count} process{plural}, profile {prepared.scene.profile or 'none'}")
+
+
+def _balance(
+    prepared: Prepared, path: Path, kind: str, say: Speaker
+) -> tuple[Prepared, Sampled, dict[str, Any]]:
+    """Cut anew by the samples of a run, and print what that does for lambda."""
+    run = RunFolder.open(path)
+    device = choose_device("cpu" if kind == "cpu" else "auto")
+    new, sampled, measured = balanced(prepared, run, PLANNING_RAYS, device)
+    show_balance(measured, run, say.console)
+    return replace(prepared, plan=new), sampled, measured.as_json()
 
 
 def _report(prepared: Prepared, ranks: int) -> PlanReport:
