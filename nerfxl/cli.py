@@ -81,6 +81,29 @@ def plan(
     device: Device = "auto",
     set_: Sets = None,
     skip_missing: SkipMissing = False,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Ranks to plan for, 1, 2, 4, ... to this.")
+    ] = None,
+    fabric: Annotated[
+        Literal["nvlink", "infiniband", "ethernet", "loopback"] | None,
+        typer.Option(help="What connects them; loopback, this machine, if left out."),
+    ] = None,
+    exchange: Annotated[
+        Literal["gather", "owner", "samples"] | None,
+        typer.Option(help="How they exchange; all three if left out."),
+    ] = None,
+    nproc_per_node: Annotated[int, typer.Option(min=1, help="Ranks on one machine.")] = 8,
+    rays_per_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rays a step for each; train.rays over all if left out."),
+    ] = None,
+    step_seconds: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Measured, of a step on one core or GPU: calibrates."),
+    ] = None,
+    balance: Annotated[
+        Path | None, typer.Option(help="Run of the scene whose samples to cut by.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how a scene will be cut and what it will cost, before anything is trained.
@@ -89,8 +112,28 @@ def plan(
     """
     from nerfxl import commands
 
+    of_ranks = {"--fabric": fabric, "--exchange": exchange, "--rays-per-rank": rays_per_rank}
+    said = [name for name, value in of_ranks.items() if value is not None]
+    said += ["--step-seconds"] if step_seconds is not None else []
+    if ranks is None and said:
+        raise UserError(f"{said[0]} describes ranks to plan for: say how many with --ranks.")
     speaker = commands.Speaker(quiet=as_json)
-    found = commands.plan(scene, output_dir, nproc, device, set_ or [], skip_missing, speaker)
+    prospect = None
+    if ranks is not None:
+        prospect = commands.Prospect(
+            ranks, fabric or "loopback", exchange, nproc_per_node, rays_per_rank, step_seconds
+        )
+    found = commands.plan(
+        scene,
+        output_dir,
+        nproc,
+        device,
+        set_ or [],
+        skip_missing,
+        prospect,
+        balance,
+        speaker,
+    )
     _print_json(as_json, found)
 
 

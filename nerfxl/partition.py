@@ -97,10 +97,13 @@ class Plan:
         gets the tile whose border reaches it when the plan is open.
         """
         place = torch.full((len(points),), self._top, dtype=torch.int64, device=points.device)
-        for index, node in enumerate(self.nodes):  # parents come before their children
-            upper = points[:, node.axis] >= node.plane
-            child = torch.where(upper, node.right, node.left)
-            place = torch.where(place == index, child, place)
+        table = [
+            torch.tensor(column, device=points.device) for column in zip(*self.nodes, strict=True)
+        ]
+        while bool((place >= 0).any()):  # all points go down one level at a time
+            axis, plane, left, right = (column[place.clamp(min=0)] for column in table)
+            upper = points.gather(1, axis[:, None])[:, 0] >= plane.to(points)
+            place = torch.where(place < 0, place, torch.where(upper, right, left))
         return ~place
 
     @torch.no_grad()

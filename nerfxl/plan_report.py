@@ -1,9 +1,9 @@
-"""What a plan will cost, before anything starts: tiles, traffic, memory, and whether it fits."""
+"""What a plan will cost, told before anything starts: tiles, many ranks, memory, and its limits."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from nerfxl.cost import COPIES, FLOAT, SEGMENT_BYTES, Cost, Fabric, Load, Machine, Memory
 from nerfxl.errors import UserError
+from nerfxl.exchange import deal
 from nerfxl.partition import Plan
-from nerfxl.rays import SEGMENT_WIDTH, Rays
 
-BYTES_A_FLOAT = 4
-COPIES = 4  # of a parameter in training: its weight, its gradient and Adam's two moments
-RAYS_AT_ONCE = 4096
 LINES_SHOWN = 32
 GROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 GROUP_V2 = ("memory.max", "memory.current", "inactive_file")
@@ -36,26 +34,11 @@ class TileReport:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """An estimate in bytes, of one rank in training."""
-
-    parameters: int
-    images: int
-    samples: int
-    libraries: int = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return self.parameters + self.images + self.samples + self.libraries
-
-
-@dataclass(frozen=True)
 class PlanReport:
     """What a plan will cost.
 
     tiles_per_ray_mean, tiles_per_ray_max: over the rays that were tried.
-    exchange_bytes_per_ray: received by the rank with the fewest tiles (`gather`).
+    exchange_bytes_per_ray: Segments received by the rank that receives most, by `gather`.
     memory_per_rank: of the rank with the most tiles.
     """
 
@@ -79,10 +62,8 @@ class PlanReport:
 def report(
     plan: Plan,
     points: Tensor,
-    rays: Rays,
+    load: Load,
     *,
-    near: float | Tensor,
-    far: float,
     scale: float,
     parameters_per_tile: int,
     shared_parameters: int,
@@ -96,16 +77,14 @@ def report(
 
     Parameters
     ----------
-    plan, points, rays:
-        The plan; points [P, 3] and a sample of training rays [N], N > 0, in scene coordinates.
-    near, far:
-        As for `Plan.intervals`.
+    plan, points, load:
+        The plan; points [P, 3], scene coordinates; what a sample of training rays asks of it.
     scale:
         Scene units in a source unit (that of the world transform).
     parameters_per_tile, shared_parameters:
         Numbers of one tile's parameters, and of those that every rank holds.
     image_bytes:
-        Of the training images as bytes; every rank holds them.
+        Of the training images that a rank holds, as bytes.
     sample_budget, bytes_per_sample:
         Samples a rank has in flight in one step, and what one takes, forward and backward.
     ranks:
@@ -115,28 +94,29 @@ def report(
 
     """
     K = len(plan)
-    met = torch.cat(list(_met(plan, rays, near, far)), dim=1)  # [K, N]
     inside = points[points.isfinite().all(dim=1)]
     held = plan.tile_of(inside).bincount(minlength=K)
     tiles = tuple(
         TileReport((x / scale, y / scale, z / scale), int(held[tile]), float(share))
         for tile, ((x, y, z), share) in enumerate(
-            zip((core.size for core in plan.cores), met.double().mean(dim=1), strict=True)
+            zip((core.size for core in plan.cores), load.crossings / load.rays, strict=True)
         )
     )
-    fewest, most = K // ranks, -(-K // ranks)
+    shares = deal(K, ranks)
+    foreign = max(float(load.crossings.sum() - load.crossings[list(own)].sum()) for own in shares)
+    most = max(map(len, shares))
     return PlanReport(
         open=plan.open,
         ranks=ranks,
         tiles=tiles,
-        tiles_per_ray_mean=float(met.sum(dim=0).double().mean()),
-        tiles_per_ray_max=int(met.sum(dim=0).max()),
-        exchange_bytes_per_ray=SEGMENT_WIDTH * BYTES_A_FLOAT * (K - fewest),
+        tiles_per_ray_mean=float(load.crossings.sum()) / load.rays,
+        tiles_per_ray_max=load.most,
+        exchange_bytes_per_ray=round(SEGMENT_BYTES * foreign / load.rays),
         parameters_per_tile=parameters_per_tile,
         shared_parameters=shared_parameters,
         parameters_total=K * parameters_per_tile + shared_parameters,
         memory_per_rank=Memory(
-            parameters=(most * parameters_per_tile + shared_parameters) * BYTES_A_FLOAT * COPIES,
+            parameters=(most * parameters_per_tile + shared_parameters) * FLOAT * COPIES,
             images=image_bytes,
             samples=sample_budget * bytes_per_sample,
             libraries=library_bytes,
@@ -239,13 +219,118 @@ def show(found: PlanReport, console: Console) -> None:
     console.print(totals)
 
 
-def _met(plan: Plan, rays: Rays, near: float | Tensor, far: float) -> Iterator[Tensor]:
-    """Whether each ray meets each tile, a chunk [K, n] at a time."""
-    start = torch.as_tensor(near).to(rays.origins).expand(len(rays))
-    for first in range(0, len(rays), RAYS_AT_ONCE):
-        some = slice(first, first + RAYS_AT_ONCE)
-        ends = plan.intervals(rays[some], start[some], far)
-        yield ends[..., 0] < ends[..., 1]
+def recommended(costs: Sequence[Cost]) -> Cost:
+    """Of several exchanges on as many ranks, the one whose step is shortest."""
+    return min(costs, key=lambda cost: cost.seconds)
+
+
+def forecast(
+    costs: Sequence[Cost], rays: int, tiles: int, machine: Machine, fabric: Fabric
+) -> dict[str, Any]:
+    """Put the costs of several numbers of ranks and exchanges in plain values for JSON."""
+    return {
+        "tiles": tiles,
+        "planning_rays": rays,
+        "machine": asdict(machine),
+        "fabric": asdict(fabric),
+        "recommended": {found[0].ranks: recommended(found).exchange for found in _rungs(costs)},
+        "costs": [
+            {
+                **asdict(cost),
+                "computing": {**asdict(cost.computing), "total": cost.computing.total},
+                "seconds": cost.seconds,
+                "received": cost.received,
+                "received_a_ray": cost.received_a_ray,
+                "memory": {**asdict(cost.memory), "total": cost.memory.total},
+            }
+            for cost in costs
+        ],
+    }
+
+
+def show_forecast(
+    costs: Sequence[Cost], machine: Machine, fabric: Fabric, console: Console
+) -> None:
+    """Print what many ranks cost: first the work, then each exchange, a line a number of ranks."""
+    title = "Work of a rank and step, with the exchange that is quickest"
+    seconds_of = ("field", "optimiser", "rays", "step")
+    work = _table(title, "ranks", "samples", "lambda", "exchange", *seconds_of)
+    for found in _rungs(costs):
+        best = recommended(found)
+        parts, name = best.computing, best.exchange if best.ranks > 1 else "-"
+        seconds = (parts.field, parts.optimiser, parts.rays, best.seconds)
+        work.add_row(
+            *(f"{best.ranks}", _count(best.samples), f"{best.imbalance:.2f}", name),
+            *map(as_seconds, seconds),
+        )
+    console.print(work)
+    for exchange in dict.fromkeys(cost.exchange for cost in costs):
+        title = f"Exchange {exchange}: of a rank and step"
+        headings = ("ranks", "rays", "a ray", "received", "messages", "computing", "exchanging")
+        table = _table(title, *headings, "efficiency", "memory")
+        for cost in costs:
+            if cost.exchange == exchange:
+                table.add_row(
+                    *(f"{cost.ranks}", _count(cost.rays), _short(cost.received_a_ray)),
+                    *(_short(cost.received), f"{len(cost.messages)}"),
+                    *(as_seconds(cost.computing.total), as_seconds(cost.exchanging)),
+                    *(f"{cost.efficiency:.0%}", _short(cost.memory.total)),
+                )
+        console.print(table)
+    console.print(
+        "  samples    the mean over ranks, spread evenly as at the start, or as --balance found\n"
+        "             them; lambda: those of the busiest rank over the mean\n"
+        "  rays       that a rank draws and takes through all tiles\n"
+        "  a ray      bytes received for each of them; received: bytes in all\n"
+        "  efficiency against one rank that does the same step alone\n"
+        f"  computing  {machine.name}: {_count(machine.samples)} samples a second "
+        f"({machine.source})\n"
+        f"  exchanging {fabric.name} ({fabric.source})",
+        markup=False,
+    )
+    last = recommended(_rungs(costs)[-1])
+    if last.ranks > 1:
+        console.print(f"recommended on {last.ranks} ranks: exchange {last.exchange}")
+
+
+def as_seconds(seconds: float) -> str:
+    """Say a time for people: 0.0123 -> '12.3 ms'."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def _rungs(costs: Sequence[Cost]) -> list[list[Cost]]:
+    """Costs of as many ranks, together."""
+    ranks = dict.fromkeys(cost.ranks for cost in costs)
+    return [[cost for cost in costs if cost.ranks == count] for count in ranks]
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", padding=(0, 0)
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _short(size: float) -> str:
+    """Three digits of a number of bytes: 1234567 -> '1.18 M'."""
+    return _digits(size, 1024, ("B", *"KMGT"))
+
+
+def _count(number: float) -> str:
+    """Three digits of a large number: 8388608 -> '8.39 M'."""
+    return f"{number:,.0f}" if number < 1e6 else _digits(number, 1000, ("", *"KMGT"))
+
+
+def _digits(amount: float, step: int, units: Sequence[str]) -> str:
+    index = 0
+    while amount >= 0.9995 * step and index < len(units) - 1:
+        amount, index = amount / step, index + 1
+    return f"{amount:.3g} {units[index]}"
 
 
 def _machine_memory(root: Path) -> int:

@@ -17,14 +17,17 @@ from nerfxl.captures import Capture, Split, read_capture
 from nerfxl.errors import UserError
 from nerfxl.partition import Plan, plan
 from nerfxl.randomness import generator
-from nerfxl.rays import Rays
+from nerfxl.rays import Box, Rays
 from nerfxl.runs import RunFolder, write_atomic
-from nerfxl.scene_file import Scene, choose_candidate, load_scene, save_scene
+from nerfxl.scene_file import Scene, choose_candidate, load_scene, plan_file, save_scene
 from nerfxl.spec import CaptureSpec, SceneSpec, SplitEvery, SplitLists
 from nerfxl.world import Bounds, WorldTransform, estimate_bounds, orientation
 
 NEAR_OPEN = 0.02  # scene units: among the tiles, rays start this far from the camera
 STAND_IN_POINTS = 20_000
+PLACE_TOLERANCE = 1e-6  # scene units, of boxes 2 long: machines round differently
+CORNERS = np.array([[-1.0, -1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of the scene's cube
+TRANSFORM = "scene_transform.json"  # beside a plan, in a run's folder and in that of `nerfxl plan`
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
     points = torch.from_numpy(world.points(capture.points)).float()
     if not len(points):
         points = _stand_ins(capture, world, bounds, spec)
-    cut = plan(points, bounds.scene_box, spec.partition.tiles, is_open)
+    file = plan_file(scene)
+    if file is None:
+        cut = plan(points, bounds.scene_box, spec.partition.tiles, is_open)
+    else:
+        cut = _given_plan(file, scene, bounds.scene_box, world, is_open)
     return Prepared(scene, capture, bounds, world, points, cut)
 
 
@@ -189,6 +196,40 @@ def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Captu
         max_megapixels=capture.max_megapixels,
         skip_missing=True,
         note=note,
+    )
+
+
+def _given_plan(file: Path, scene: Scene, root: Box, world: WorldTransform, is_open: bool) -> Plan:
+    """Read the plan that the scene names; it must be one of this scene, box and tiles."""
+    found, tiles = Plan.load(file), scene.spec.partition.tiles
+    where = f"{scene.path}: partition.plan: {file}"
+    if len(found) != tiles:
+        raise UserError(
+            f"{where} has {len(found)} tiles and partition.tiles is {tiles}: set partition.tiles "
+            f"to {len(found)}, or name another plan."
+        )
+    if found.open != is_open:
+        words = {True: "reaches to infinity", False: "ends at its box"}
+        raise UserError(
+            f"{where} {words[found.open]}, and the scene {words[is_open]}: set bounds.outside to "
+            f"{'contract' if found.open else 'empty'}, or name another plan."
+        )
+    beside = file.with_name(TRANSFORM)
+    if not same_place(found, WorldTransform.load(beside), root, world):
+        raise UserError(
+            f"{where} was cut for another box than the scene's (capture, orientation or bounds "
+            "differ): write a new one with `nerfxl plan`."
+        )
+    return found
+
+
+def same_place(cut: Plan, world: WorldTransform, root: Box, other: WorldTransform) -> bool:
+    """Whether a plan in its world cuts this box of another, but for rounding."""
+    boxes = np.array([(cut.root.low, cut.root.high), (root.low, root.high)])
+    back = world.points(other.inverse().points(CORNERS))
+    return all(
+        np.allclose(one, two, rtol=0, atol=PLACE_TOLERANCE)
+        for one, two in ((boxes[0], boxes[1]), (back, CORNERS))
     )
 
 

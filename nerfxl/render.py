@@ -201,6 +201,23 @@ class Renderer:
             tau = tau.index_add(0, crossings.ray[seen], found[:, 0])
         return self._pixels(Segment(along(crossings, said)), cast, asked)
 
+    @torch.no_grad()
+    def sample_points(self, batch: Batch, padding: float) -> tuple[Tensor, Tensor]:
+        """Where the samples of a batch lie: [M, 3], scene coordinates, and the tile of each, [M].
+
+        As of a step of training; of the tiles at hand.
+        """
+        cast = self.depart(self.cast(batch))
+        stretches = Stretches.unpack(*cast.route.arrive())
+        own, _ = self._sample(cast, stretches, padding, self.sampling.samples, False)
+        path, counts = stretches.path, own.offsets.diff()
+        row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        s = path.first[row] + (own.m0 + own.m1) / 2 * path.span[row]
+        t = path.scale * torch.sinh(s)
+        index = torch.tensor([tile.index for tile in self.tiles], device=counts.device)
+        held = index.repeat_interleave(torch.tensor(stretches.rows, device=counts.device))
+        return path.origins[row] + t[:, None] * path.directions[row], held[row]
+
     def _cross(self, batch: Batch) -> tuple[Crossings, Path, Tensor, Tensor]:
         """Where the rays meet tiles: crossings, the rays' paths, and ends [P] in m."""
         rays = batch.rays

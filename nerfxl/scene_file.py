@@ -81,7 +81,8 @@ def save_scene(scene: Scene, path: Path) -> None:
     """Write the resolved scene, so that loading the file on any device gives the same run.
 
     The capture's path becomes the absolute path of the candidate that exists. Where none does, all
-    candidates are kept, made absolute, with their environment variables as they are.
+    candidates are kept, made absolute, with their environment variables as they are. A plan that
+    was given becomes the plan.json beside the file, which the run keeps for itself.
     """
     found = next((entry for entry in _entries(scene) if entry.exists), None)
     if found:
@@ -90,6 +91,8 @@ def save_scene(scene: Scene, path: Path) -> None:
         candidates = [_anchored(scene, entry) for entry in scene.spec.capture.path]
     document = scene.spec.model_dump(mode="json", exclude={"profiles"})
     document["capture"]["path"] = candidates
+    if scene.spec.partition.plan != "auto":
+        document["partition"]["plan"] = "plan.json"
     header = "# Resolved by nerfxl: every key of the run, nothing left to a default."
     write_atomic(path, f"{header}\n{written(document)}")
 
@@ -118,6 +121,27 @@ def choose_candidate(scene: Scene) -> tuple[Path, str]:
     )
 
 
+def plan_file(scene: Scene) -> Path | None:
+    """Find the plan that the scene names; None where it asks for a new cut.
+
+    Raises
+    ------
+    UserError
+        If an environment variable in its path is not set.
+
+    """
+    text = scene.spec.partition.plan
+    if text == "auto":
+        return None
+    file, unset = _resolved(scene, text)
+    if file is None:
+        raise UserError(
+            f"{scene.path}: partition.plan is {text}, but {', '.join(unset)} is not set: set it, "
+            "or write another path."
+        )
+    return file
+
+
 @dataclass(frozen=True)
 class _Entry:
     written: str
@@ -132,14 +156,19 @@ class _Entry:
 
 def _entries(scene: Scene) -> Iterator[_Entry]:
     for candidate in scene.spec.capture.path:
-        # An empty variable would turn ${DATA}/x into /x: it counts as unset.
-        names = dict.fromkeys(VARIABLE.findall(candidate.path))
-        unset = tuple(name for name in names if not os.environ.get(name))
-        folder = None
-        if not unset:
-            text = VARIABLE.sub(lambda match: os.environ[match[1]], candidate.path)
-            folder = (scene.base / text).resolve()
+        folder, unset = _resolved(scene, candidate.path)
         yield _Entry(candidate.path, candidate.note, folder, unset)
+
+
+def _resolved(scene: Scene, path: str) -> tuple[Path | None, tuple[str, ...]]:
+    """A path of the scene, absolute, or None and the environment variables that are not set."""
+    # An empty variable would turn ${DATA}/x into /x: it counts as unset.
+    names = dict.fromkeys(VARIABLE.findall(path))
+    unset = tuple(name for name in names if not os.environ.get(name))
+    if unset:
+        return None, unset
+    text = VARIABLE.sub(lambda match: os.environ[match[1]], path)
+    return (scene.base / text).resolve(), ()
 
 
 def _anchored(scene: Scene, candidate: Candidate) -> dict[str, str]:

@@ -18,6 +18,7 @@ from nerfxl.spec_forms import (
     ImageNames,
     Milestones,
     PathText,
+    PlanText,
     Says,
     Strict,
     form_of,
@@ -169,6 +170,11 @@ class PartitionSpec(Strict):
     method: Literal["kd"] = Field(
         default="kd",
         description="'kd' = recursive cut at the median of the points, towards cubic tiles.",
+    )
+    plan: PlanText = Field(
+        default="auto",
+        description="'auto' = a new cut; otherwise a plan file, as `nerfxl plan` writes it, in its "
+        "place: relative to the scene file, `${NAME}` is an environment variable.",
     )
 
 

@@ -126,6 +126,9 @@ def _path(path: str) -> str:
 PathText = Annotated[
     str, Field(min_length=1, max_length=4096), AfterValidator(_path), Says("a path")
 ]
+PlanText = Annotated[
+    str, Field(min_length=1, max_length=4096), AfterValidator(_path), Says("'auto' or a path")
+]
 
 
 def _ascending(milestones: tuple[float, ...]) -> tuple[float, ...]:

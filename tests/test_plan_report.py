@@ -12,16 +12,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from nerfxl.cost import EXCHANGES, Load, Memory, Work, cost, count, cuda, fabric, ladder
 from nerfxl.errors import UserError
+from nerfxl.exchange import deal
 from nerfxl.partition import Node, Plan, plan
 from nerfxl.plan_report import (
-    Memory,
     PlanReport,
     as_bytes,
+    as_seconds,
     available_memory,
     check_fit,
+    forecast,
+    recommended,
     report,
     show,
+    show_forecast,
 )
 from nerfxl.rays import Box, Rays
 
@@ -41,9 +46,7 @@ def of_halves(ranks: int = 2) -> PlanReport:
     return report(
         HALVES,
         POINTS,
-        RAYS,
-        near=0.0,
-        far=10.0,
+        count(HALVES, RAYS, 0.0, 10.0, 0.1, 8),
         scale=0.01,
         parameters_per_tile=1000,
         shared_parameters=10,
@@ -63,7 +66,8 @@ def test_two_tiles_counted_by_hand() -> None:
     # Of 4 rays the lower tile is met by 1, the upper one by 3; the third meets none.
     assert (lower.ray_share, upper.ray_share) == (0.25, 0.75)
     assert (found.tiles_per_ray_mean, found.tiles_per_ray_max) == (1.0, 2)
-    assert found.exchange_bytes_per_ray == 24
+    # The rank that owns the lower tile receives a Segment of 3 rays of 4.
+    assert found.exchange_bytes_per_ray == 18
     assert found.parameters_total == 2010
     # A rank owns one tile: 1010 parameters of 4 bytes, four times.
     assert found.memory_per_rank == Memory(parameters=16160, images=5000, samples=3000)
@@ -76,24 +80,14 @@ def test_one_process_exchanges_nothing_and_holds_all() -> None:
     assert found.memory_per_rank.parameters == 2010 * 16
 
 
-def test_the_rank_with_most_tiles_counts_for_memory_and_that_with_fewest_for_traffic() -> None:
-    # 5 tiles on 2 ranks: 2 and 3. The one with 2 receives 3 tiles of 24 bytes.
+def test_the_rank_with_most_tiles_counts_for_memory() -> None:
+    # 5 tiles on 2 ranks: 2 and 3.
     made = plan(torch.empty(0, 3), CUBE, 5, True)
     numbers = {"parameters_per_tile": 1, "shared_parameters": 0, "image_bytes": 0}
     numbers |= {"sample_budget": 0, "bytes_per_sample": 0, "ranks": 2}
-    found = report(made, POINTS, RAYS, near=0.0, far=1.0, scale=1.0, **numbers)
-    assert found.exchange_bytes_per_ray == 72
+    load = count(made, RAYS, 0.0, 1.0, 0.1, 8)
+    found = report(made, POINTS, load, scale=1.0, **numbers)
     assert found.memory_per_rank.parameters == 3 * 16
-
-
-def test_many_rays_are_counted_in_chunks() -> None:
-    many = Rays(RAYS.origins.repeat(3000, 1), RAYS.directions.repeat(3000, 1))
-    near = torch.zeros(12000)
-    near[0::4] = 3.5  # the first ray now starts in the upper tile
-    numbers = {"parameters_per_tile": 1, "shared_parameters": 0, "image_bytes": 0}
-    numbers |= {"sample_budget": 0, "bytes_per_sample": 0, "ranks": 2}
-    found = report(HALVES, POINTS, many, near=near, far=10.0, scale=1.0, **numbers)
-    assert [tile.ray_share for tile in found.tiles] == [0.0, 0.75]
 
 
 def test_the_report_is_plain_json() -> None:
@@ -226,3 +220,40 @@ def test_a_long_table_is_cut() -> None:
     buffer = io.StringIO()
     show(replace(of_halves(), tiles=of_halves().tiles * 20), Console(file=buffer, width=100))
     assert "and 8 more" in buffer.getvalue()
+
+
+# 64 tiles of even work, 2 of them on a ray.
+EVEN = Load(1000, torch.full((64,), 1000 * 2 / 64).double(), torch.full((64,), 500.0).double(), 2)
+WORK = Work(10_000_000, 5000, 2**30, 1600, 2**28, True)
+
+
+def test_a_forecast_is_shown_and_is_plain_json() -> None:
+    machine, wires = cuda(), fabric("nvlink", 8)
+    costs = [
+        cost(exchange, deal(64, ranks), EVEN.of(8192 * ranks), WORK, machine, wires)
+        for ranks in ladder(64)
+        for exchange in EXCHANGES
+    ]
+    buffer = io.StringIO()
+    show_forecast(costs, machine, wires, Console(file=buffer, width=80))
+    text = buffer.getvalue()
+    assert "…" not in text  # every figure fits a terminal of 80 columns
+    for title in ("gather", "owner", "samples"):
+        assert f"Exchange {title}: of a rank and step" in text
+    assert "ASSUMED, untried" in text
+    assert "recommended on 64 ranks: exchange owner" in text
+    found = json.loads(json.dumps(forecast(costs, 1000, 64, machine, wires), allow_nan=False))
+    assert len(found["costs"]) == 7 * 3
+    last = found["costs"][-2]
+    assert (last["exchange"], last["ranks"], last["rays"]) == ("owner", 64, 8192)
+    assert last["seconds"] == pytest.approx(last["computing"]["total"] + last["exchanging"])
+    assert found["recommended"]["64"] == recommended(costs[-3:]).exchange == "owner"
+
+
+def test_times_for_people() -> None:
+    assert [as_seconds(t) for t in (0, 12.34e-6, 0.0123, 1.5)] == [
+        "0 us",
+        "12.3 us",
+        "12.3 ms",
+        "1.5 s",
+    ]

@@ -60,6 +60,7 @@ AWKWARD: dict[str, st.SearchStrategy[Any]] = {  # keys with more rules than a sc
         min_size=1,
         max_size=3,
     ),
+    "partition.plan": st.sampled_from(["auto", "plan.json", "../${NERFXL_DATA}/plan.json"]),
     "capture.split": st.just("auto")
     | st.builds(dict, every=st.integers(2, 1000))
     | st.builds(dict, train=st.just(["a", "1"]), test=st.just(["b: c"])),
@@ -129,8 +130,10 @@ def test_what_the_schema_allows_is_read_and_what_is_saved_is_read_back(
         save_scene(again, second)
         assert load_scene(second, device="cpu").spec == again.spec
         assert first.read_text() == second.read_text()
-    rest = {"capture": {"path"}}
+    rest = {"capture": {"path"}, "partition": {"plan"}}
     assert again.spec.model_dump(exclude=rest) == scene.spec.model_dump(exclude=rest)
+    given = scene.spec.partition.plan
+    assert again.spec.partition.plan == (given if given == "auto" else "plan.json")
     assert [c.note for c in again.spec.capture.path] == [c.note for c in scene.spec.capture.path]
 
 

@@ -144,7 +144,7 @@ def test_every_key_is_described_and_every_number_bounded() -> None:
         (("bounds", "box", 1), "[x, y, z]"),
         (("capture", "path", 0), "a path or a mapping {path, note}"),
         (("capture", "path", 0, "note"), "text"),
-        (("partition",), "a mapping of tiles, method"),
+        (("partition",), "a mapping of tiles, method, plan"),
         (("profiles", "cpu", "train", "steps"), "an integer from 1 to 10000000"),
     ],
     ids=str,

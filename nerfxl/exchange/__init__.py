@@ -8,17 +8,34 @@ from nerfxl.exchange.owner import Owner
 from nerfxl.exchange.samples import Samples
 from nerfxl.ranks import Ranks
 
-__all__ = ["Exchange", "Gather", "Owner", "Route", "Samples", "Shaded", "along", "choose", "deal"]
+__all__ = [
+    "Exchange",
+    "Gather",
+    "Owner",
+    "Route",
+    "Samples",
+    "Shaded",
+    "along",
+    "choose",
+    "deal",
+    "resolved",
+]
 
 KINDS: dict[str, type[Exchange]] = {"gather": Gather, "owner": Owner, "samples": Samples}
 MOST_THAT_GATHER = 16  # ranks: beyond, what each receives of all others outweighs the messages
 
 
-def choose(kind: str, ranks: Ranks, tiles: int) -> Exchange:
-    """Make the exchange that a scene asks for: 'gather', 'owner', 'samples' or 'auto'.
+def resolved(kind: str, ranks: int, nodes: int = 1) -> str:
+    """What 'auto' stands for: gather among up to 16 ranks of one machine, owner beyond.
 
-    'auto' gathers among up to 16 ranks of one node, and is 'owner' beyond.
+    >>> resolved("auto", 16), resolved("auto", 17), resolved("auto", 2, nodes=2)
+    ('gather', 'owner', 'owner')
     """
-    if kind == "auto":
-        kind = "gather" if ranks.nodes == 1 and ranks.size <= MOST_THAT_GATHER else "owner"
-    return KINDS[kind](ranks, tiles)
+    if kind != "auto":
+        return kind
+    return "gather" if nodes == 1 and ranks <= MOST_THAT_GATHER else "owner"
+
+
+def choose(kind: str, ranks: Ranks, tiles: int) -> Exchange:
+    """Make the exchange that a scene asks for: 'gather', 'owner', 'samples' or 'auto'."""
+    return KINDS[resolved(kind, ranks.size, ranks.nodes)](ranks, tiles)
