@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -283,7 +283,8 @@ def recording(run: RunFolder) -> Iterator[RunFolder]:
     try:
         yield run
     except BaseException as error:
-        _record_error(run, error)
+        with suppress(UserError):  # no room for status.json either: the error itself matters more
+            _record_error(run, error)
         raise
     _record_end(run)
 
