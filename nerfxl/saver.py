@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+import torch
 from torch import Tensor
 
 from nerfxl.checkpoint import (
@@ -31,6 +31,18 @@ from nerfxl.ranks import Ranks
 from nerfxl.runs import sync_folder, write_atomic
 
 POLL_SECONDS = 0.5  # between the questions whether all have written; far below any timeout
+
+DTYPES = {  # safetensors' names
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 _Tensors = dict[str, Tensor]
 _Record = tuple[str, str, int]  # file, sha256, bytes
@@ -70,6 +82,8 @@ class Saver:
     ) -> None:
         self.folder, self.origin, self.ranks, self.keep_last = folder, origin, ranks, keep_last
         self._thread = ThreadPoolExecutor(1, "nerfxl-saver")
+        # Kept from one checkpoint to the next: fresh memory costs far more than the copying.
+        self._copies: dict[str, _Tensors] = {}
         self._pending: _Pending | None = None
 
     @property
@@ -107,10 +121,12 @@ class Saver:
         self.finish()
         temporary = self.folder / f"{folder_name(step)}.tmp"
         self._agree(step, _fault(self._prepare, temporary) if self.ranks.first else "")
-        copies = {shard(tile): _copied(tensors) for tile, tensors in tiles.items()}
+        files = {shard(tile): tensors for tile, tensors in tiles.items()}
         if shared and self.ranks.first:
-            copies[SHARED] = _copied(shared)
-        written = self._thread.submit(_write_all, temporary, copies)
+            files[SHARED] = shared
+        for name, tensors in files.items():
+            _copy(tensors, self._copies.setdefault(name, {}))
+        written = self._thread.submit(_write_all, temporary, self._copies)
         self._pending = _Pending(step, scalars, temporary, written)
 
     def finish(self) -> None:
@@ -207,23 +223,47 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> _Tensors:
-    """Copies on the CPU that training does not change."""
-    # Each its own: safetensors refuses tensors that share storage, as views of one buffer do.
-    return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
+def _copy(tensors: Mapping[str, Tensor], copies: _Tensors) -> None:
+    """Bring copies on the CPU, which training does not change, up to date."""
+    for name, tensor in tensors.items():
+        if name not in copies:
+            plain = torch.contiguous_format
+            copies[name] = torch.empty_like(tensor, device="cpu", memory_format=plain)
+        copies[name].copy_(tensor.detach())
 
 
-def _write_all(folder: Path, files: dict[str, _Tensors]) -> list[_Record]:
-    """Write files one by one, and let go of each when it is written; a writer's whole work."""
+def _write_all(folder: Path, files: Mapping[str, _Tensors]) -> list[_Record]:
+    """Write files, one by one: the thread's whole work."""
     records = []
-    for name in list(files):
-        data = safetensors.torch.save(files.pop(name))
-        write_atomic(folder / name, data)
-        # Of what was in memory, so that the disk is checked too.
-        records.append((name, hashlib.sha256(data).hexdigest(), len(data)))
+    for name, tensors in files.items():
+        pieces = serialised(tensors)
+        write_atomic(folder / name, pieces)
+        digest = hashlib.sha256()  # of what is in memory, so that the disk is checked too
+        for piece in pieces:
+            digest.update(piece)
+        records.append((name, digest.hexdigest(), sum(len(piece) for piece in pieces)))
     return records
+
+
+def serialised(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """Make a safetensors file, in pieces that are views of tensors (contiguous, on the CPU).
+
+    The library's own writer copies everything twice, and lets no other thread run meanwhile.
+    """
+    header: dict[str, object] = {}
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda one: (-one[1].element_size(), one[0])):
+        start, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+        pieces.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    return [len(text).to_bytes(8, "little") + text, *pieces]
 
 
 def _fault(act: Callable[..., None], *arguments: Any) -> str:

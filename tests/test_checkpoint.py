@@ -406,7 +406,7 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(
 ) -> None:
     save_on(1, tmp_path, 2, 10)
 
-    def crash(path: Path, content: bytes | str) -> None:
+    def crash(path: Path, content: Any) -> None:
         if path.name == victim:
             path.with_name(f".{victim}.1.tmp").write_bytes(b"half")
             raise RuntimeError("killed")
@@ -427,7 +427,7 @@ def test_a_full_disk_on_one_rank_stops_all_of_them(
 ) -> None:
     save_on(1, tmp_path, 2, 10)
 
-    def full(path: Path, content: bytes | str) -> None:
+    def full(path: Path, content: Any) -> None:
         if path.name == "tile-0001.safetensors":
             raise UserError(f"{path} could not be written: No space left on device.")
         runs.write_atomic(path, content)

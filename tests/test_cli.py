@@ -359,6 +359,69 @@ def test_resume_needs_a_run_with_a_checkpoint(fitted: Fitted, here: Here, tmp_pa
     assert RunFolder.open(tmp_path / "run").status().state == "completed"
 
 
+@pytest.fixture
+def damaged(fitted: Fitted, tmp_path: Path) -> RunFolder:
+    """A run whose newest checkpoint has a flipped bit, in a shard that rank 1 of 2 reads."""
+    shutil.copytree(fitted.on_two, tmp_path / "cube" / "run")
+    run = RunFolder.open(tmp_path / "cube" / "run")
+    shard = run.checkpoints / "step-000000015" / "tile-0001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    return run
+
+
+def test_scores_and_pictures_are_of_the_newest_whole_checkpoint(
+    damaged: RunFolder, here: Here
+) -> None:
+    shard = damaged.checkpoints / "step-000000015" / "tile-0001.safetensors"
+    note = f"nerfxl: {shard} is damaged: its sha256 is not the manifest's. "
+    note += "Trying the checkpoint before it.\n"
+    said = nerfxl("eval", damaged.path, "--nproc", 2, "--json")
+    assert (said.code, said.err) == (0, note)
+    assert json.loads(said.out)["step"] == 10
+    assert here("render", damaged.path, "--nproc", 1, "--quiet") == (0, "", note)
+
+
+def test_inspect_tells_what_is_whole(fitted: Fitted, here: Here) -> None:
+    said = here("inspect", "--output-dir", fitted.output, "--json")
+    assert (said.code, said.err) == (0, "")
+    found = json.loads(said.out)
+    assert (found["status"]["state"], found["scene"], found["tiles"]) == ("completed", "cube", 4)
+    assert found["fault"] == ""
+    newest, older = found["checkpoints"]
+    assert (newest["step"], older["step"], newest["ranks"]) == (15, 10, 1)
+    assert newest["bytes"] > 4 * 3 * 512 * 2 * 4
+    assert 0 < newest["age"] < 600
+    assert sorted(newest["tensors"]) == [
+        "shared.safetensors",
+        *(f"tile-000{tile}.safetensors" for tile in range(4)),
+    ]
+    assert all(newest["tensors"].values())
+    shown = here("inspect", fitted.run)
+    assert shown.code == 0
+    assert "state      completed" in shown.out
+    assert shown.out.count("whole") == 2
+
+
+def test_inspect_names_what_is_damaged(damaged: RunFolder, here: Here) -> None:
+    fault = f"{damaged.checkpoints / 'step-000000015' / 'tile-0001.safetensors'} is damaged: "
+    fault += "its sha256 is not the manifest's"
+    said = here("inspect", "--output-dir", damaged.path.parent.parent)
+    refused(said, f"{fault}; step 10 is whole, and taken in its place.")
+    assert f"damaged    {fault}." in said.out
+    as_json = here("inspect", damaged.path, "--json")
+    refused(as_json, fault)
+    first, second = json.loads(as_json.out)["checkpoints"]
+    assert (first["faults"], second["faults"]) == ([f"{fault}."], [])
+    assert len(first["tensors"]) == 4
+    for folder in damaged.checkpoints.glob("step-*"):
+        (folder / "manifest.json").unlink()
+    refused(here("inspect", damaged.path), "holds no whole checkpoint: start anew by")
+    shutil.rmtree(damaged.checkpoints)
+    refused(here("inspect", damaged.path), "holds no whole checkpoint: start anew by")
+
+
 def test_a_rank_that_finds_a_bad_tile_names_it_to_all(
     fitted: Fitted, here: Here, tmp_path: Path
 ) -> None:

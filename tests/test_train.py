@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nerfxl import commands, losses, pixels, train
+from nerfxl import commands, losses, pixels, saver, train
 from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.rays import Rays
-from nerfxl.runs import RunFolder
+from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.train import first_rays, learns_proposal, next_rays, padding
 
@@ -227,12 +228,17 @@ def test_a_tile_that_is_not_finite_is_named_and_the_checkpoint_kept(
         make(self, *args)
         tiles.append(self)
 
+    def slowly(path: Path, content: Any) -> None:  # step 5 is being written when 6 goes wrong
+        time.sleep(0.2 * (path.suffix == ".safetensors"))
+        write_atomic(path, content)
+
+    monkeypatch.setattr(saver, "write_atomic", slowly)
     monkeypatch.setattr(Tile, "__init__", remember)
-    at_step(monkeypatch, 7, lambda _: spoil(lambda: tiles, 1))
+    at_step(monkeypatch, 6, lambda _: spoil(lambda: tiles, 1))
     with pytest.raises(UserError) as caught:
         fit(scene_file(sampling=sampling), tmp_path / "runs")
     assert str(caught.value) == (
-        "step 7: tile 1 holds numbers that are not finite. The last checkpoint is kept; go on from "
+        "step 6: tile 1 holds numbers that are not finite. The last checkpoint is kept; go on from "
         "it with a lower train.learning_rate, and look at the images that this tile sees."
     )
     run = RunFolder.newest(tmp_path / "runs")
