@@ -186,8 +186,11 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
 
 
 def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
-    views = photographs(run, scene.spec, scene.shots).train
-    return PixelPool(
+    capture = photographs(run, scene.spec, scene.shots)
+    for held_out in capture.test[ranks.rank :: ranks.size]:
+        load_image(held_out)  # one that is broken is found now, not after days of training
+    views = capture.train
+    pool = PixelPool(
         views,
         [load_image(view) for view in views],
         [load_mask(view) for view in views],
@@ -195,6 +198,12 @@ def _pool(run: RunFolder, scene: RunScene, ranks: Ranks) -> PixelPool:
         background_colour(scene.spec.field),
         ranks.device,
     )
+    if not len(pool):
+        raise UserError(
+            f"{capture.root}: no pixel is left to learn from, the masks or the lenses of all "
+            f"{len(views)} photographs leave out every one; correct them."
+        )
+    return pool
 
 
 def _save(
