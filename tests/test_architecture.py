@@ -161,51 +161,30 @@ def test_no_pickle_and_no_network(package: str) -> None:
         assert not list(unpickling(tree)), name
 
 
-# By any name they are called by: what pickles, and what unpickles, without an import that says so.
-PICKLING_CALLS = {
-    "all_gather_object": "JSON goes by Ranks.gather_json",
-    "broadcast_object_list": "JSON goes by Ranks.gather_json",
-    "gather_object": "JSON goes by Ranks.gather_json",
-    "recv_object_list": "JSON goes by Ranks.gather_json",
-    "scatter_object_list": "JSON goes by Ranks.gather_json",
-    "send_object_list": "JSON goes by Ranks.gather_json",
-    "load_state_dict_from_file": "tensors lie in safetensors files",
-    "load_state_dict_from_url": "tensors lie in safetensors files",
-    "read_pickle": "tables lie in JSON files",
-    "to_pickle": "tables lie in JSON files",
+# What pickles without an import that says so: names in full with all below them, and methods.
+PICKLING = [
+    *("torch.load", "torch.save", "torch.serialization", "torch.package", "torch.hub"),
+    *("torch.multiprocessing", "torch.distributed.checkpoint", "torch.distributed.rpc"),
+    *("multiprocessing", "concurrent.futures.ProcessPoolExecutor", "concurrent.futures.process"),
+]
+PICKLING_METHODS = {
+    *("all_gather_object", "gather_object", "broadcast_object_list", "scatter_object_list"),
+    *("send_object_list", "recv_object_list", "read_pickle", "to_pickle"),
 }
-PICKLING_MODULES = ("multiprocessing", "torch.multiprocessing", "torch.package", "torch.hub")
-PICKLING_MODULES += ("torch.distributed.checkpoint", "torch.distributed.rpc", "torch.serialization")
-PICKLING_MODULES += ("concurrent.futures.ProcessPoolExecutor", "concurrent.futures.process")
 
 
 def unpickling(tree: ast.AST) -> Iterator[str]:
     """Places that read or write pickles by another name."""
+    written = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    for name in {*imported(tree), *written}:
+        whole = any(f"{name}.".startswith(f"{other}.") for other in PICKLING)
+        if whole or name.rpartition(".")[2] in PICKLING_METHODS:
+            yield name
+    safe = {"allow_pickle": False, "weights_only": True}
     for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
-            safe = node.arg == "weights_only"
-            if not (isinstance(node.value, ast.Constant) and node.value.value is safe):
+        if isinstance(node, ast.keyword) and node.arg in safe:
+            if not (isinstance(node.value, ast.Constant) and node.value.value is safe[node.arg]):
                 yield f"line {node.value.lineno}: {node.arg}"
-        elif isinstance(node, ast.Attribute) and node.attr in ("load", "save"):
-            if isinstance(node.value, ast.Name) and node.value.id == "torch":
-                yield f"line {node.lineno}: torch.{node.attr}"
-        elif isinstance(node, ast.ImportFrom) and node.module == "torch":
-            names = {alias.name for alias in node.names} & {"load", "save"}
-            yield from (f"line {node.lineno}: torch.{name}" for name in names)
-        if isinstance(node, ast.Attribute) and node.attr in PICKLING_CALLS:
-            yield f"line {node.lineno}: {node.attr}: {PICKLING_CALLS[node.attr]}"
-    for name in {*imported(tree), *dotted(tree)}:
-        if any(name == module or name.startswith(f"{module}.") for module in PICKLING_MODULES):
-            yield name
-        elif name.rpartition(".")[2] in PICKLING_CALLS and "." in name:
-            yield name
-
-
-def dotted(tree: ast.AST) -> Iterator[str]:
-    """Names such as `torch.multiprocessing.Queue`, as they are written."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            yield ast.unparse(node)
 
 
 @pytest.mark.parametrize(
