@@ -169,9 +169,9 @@ def inspect(
     from nerfxl import commands
 
     found = commands.inspect(run, output_dir, commands.Speaker(quiet=as_json))
-    _print_json(as_json, found.as_json())
-    if found.fault:
-        raise UserError(found.fault)
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:

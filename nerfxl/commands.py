@@ -19,7 +19,7 @@ from nerfxl import launch
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import choose_device, cores
 from nerfxl.errors import UserError
-from nerfxl.inspection import Inspection, inspected, show_run
+from nerfxl.inspection import inspected, show_run
 from nerfxl.model import parameter_counts
 from nerfxl.plan_picture import picture
 from nerfxl.plan_report import PlanReport, available_memory, check_fit, report, show
@@ -110,11 +110,11 @@ def resume(
     return _summary(run, say)
 
 
-def inspect(run_path: Path | None, output_dir: Path, say: Speaker) -> Inspection:
-    """Read a run's state and every byte of its checkpoints, and show what is found."""
+def inspect(run_path: Path | None, output_dir: Path, say: Speaker) -> dict[str, Any]:
+    """Read a run's state and every byte of its checkpoints; `fault` says if the newest is bad."""
     found = inspected(_run(run_path, output_dir, say))
     show_run(found, say.console)
-    return found
+    return found.as_json()
 
 
 def plan(

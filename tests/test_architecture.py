@@ -180,11 +180,12 @@ def unpickling(tree: ast.AST) -> Iterator[str]:
         whole = any(f"{name}.".startswith(f"{other}.") for other in PICKLING)
         if whole or name.rpartition(".")[2] in PICKLING_METHODS:
             yield name
-    safe = {"allow_pickle": False, "weights_only": True}
+    safe = {"allow_pickle": "False", "weights_only": "True"}
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg in safe:
-            if not (isinstance(node.value, ast.Constant) and node.value.value is safe[node.arg]):
-                yield f"line {node.value.lineno}: {node.arg}"
+            value = ast.unparse(node.value)
+            if value != safe[node.arg]:
+                yield f"{node.arg}={value}"
 
 
 @pytest.mark.parametrize(
