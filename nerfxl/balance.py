@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nerfxl import checkpoint
+from nerfxl.checkpoint import Origin, load
 from nerfxl.cost import imbalance, ladder
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal
@@ -75,8 +75,10 @@ def balanced(
             f"--balance {run.path}: the run's box is not that of {prepared.scene.path} (capture, "
             "orientation or bounds differ): name a run of this scene."
         )
-    model = Model(scene.spec, scene.plan, scene.near, Ranks(device=device))
-    found = checkpoint.load(run.checkpoints, None, device, len(scene.plan))
+    ranks = Ranks(device=device)
+    model = Model(scene.spec, scene.plan, scene.near, ranks)
+    origin = Origin.of(run, scene.spec.name, scene.plan)
+    found = load(run.checkpoints, origin, range(len(scene.plan)), ranks)
     model.load(found)
     drawn = some_rays(prepared.capture, prepared.world, 2 * rays, spec.seed)
     to_cut_by = _sampled(model, scene.spec, drawn[:rays], device)

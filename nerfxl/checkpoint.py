@@ -1,34 +1,50 @@
-"""Checkpoints: one safetensors shard a tile, and a manifest of hashes that commits them all."""
+"""Checkpoints as they lie on disk: a safetensors shard a tile, a manifest of hashes; reading."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nerfxl.errors import UserError
+from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
-from nerfxl.runs import sync_folder, write_atomic
+from nerfxl.runs import RunFolder
 
 FORMAT = "nerfxl-checkpoint"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 SHARED = "shared.safetensors"
 LATEST = "latest"
 
 Scalar = str | int | float
 
-_FOLDER = re.compile(r"step-\d{9,}")
-_RECORD = struct.Struct("<qq32s")  # tile, bytes, sha256
+_FOLDER = re.compile(r"step-(\d{9,})")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Whose a checkpoint is. started: when its run was, which no two runs share. plan: its hash."""
+
+    scene: str
+    started: str
+    plan: str
+
+    @classmethod
+    def of(cls, run: RunFolder, scene: str, plan: Plan) -> Origin:
+        """Origin of what a run writes."""
+        digest = hashlib.sha256(plan.to_json().encode()).hexdigest()
+        return cls(scene, run.status().started, digest)
 
 
 @dataclass(frozen=True)
@@ -36,9 +52,25 @@ class Manifest:
     """What a checkpoint says it holds; files: name -> (sha256, bytes)."""
 
     step: int
+    origin: Origin
     tiles: int
     files: dict[str, tuple[str, int]]
     meta: dict[str, Scalar]
+
+    def to_json(self) -> str:
+        """Write the manifest, with a hash of its own."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": self.step,
+            "origin": asdict(self.origin),
+            "tiles": self.tiles,
+            "files": {
+                name: {"sha256": sha, "bytes": size} for name, (sha, size) in self.files.items()
+            },
+            "meta": self.meta,
+        }
+        return json.dumps({**content, "sha256": _digest_of(content)}, indent=2) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,127 +78,107 @@ class Checkpoint:
     """A saved step: the tiles that were asked for, what all tiles share, and the scalars.
 
     Names of tensors ("field.table", "optimiser.table.m") are free of ranks, so that a run saved on
-    any number of ranks is loaded on any other.
+    any number of ranks is loaded on any other. passed_over: what is wrong with each newer one.
     """
 
     step: int
-    tile_count: int
     tiles: dict[int, dict[str, Tensor]]
     shared: dict[str, Tensor]
     meta: dict[str, Scalar]
+    passed_over: tuple[str, ...] = ()
 
 
-def save(
-    folder: Path,
-    step: int,
-    tiles: Mapping[int, Mapping[str, Tensor]],
-    shared: Mapping[str, Tensor] | None,
-    meta: Mapping[str, Scalar],
-    ranks: Ranks,
-    keep_last: int | None = None,
-) -> Path:
-    """Write `folder/step-<step>/` and return it; a collective.
+def load(checkpoints: Path, origin: Origin, tiles: Iterable[int], ranks: Ranks) -> Checkpoint:
+    """Read the newest checkpoint that all ranks find whole; a collective.
 
-    Every rank writes its own tiles into a temporary folder. When all are on disk, rank 0 writes
-    the manifest, renames the folder and points `folder/latest` at it. A crash at any moment leaves
-    the older checkpoints as they were.
+    Every rank reads its shards of the newest one. If any finds damage, all go to the one before
+    it, and rank 0 says on stderr what was wrong with which file.
 
     Parameters
     ----------
-    folder
+    checkpoints
         The `checkpoints` folder of a run, seen by all ranks.
-    step
-        Steps done.
+    origin
+        The run that it must come from.
     tiles
-        This rank's tiles; all ranks together hold tiles 0 .. K-1, each once.
-    shared
-        What is the same on all ranks; rank 0's is written.
-    meta
-        Scalars; finite.
+        The tiles to read: those of this rank.
     ranks
-        Who writes.
-    keep_last
-        How many checkpoints to keep, this one included; None keeps all.
+        Who reads; the tensors go to their device.
 
     Raises
     ------
     UserError
-        On every rank, if a file of any rank cannot be written.
+        On every rank, if none is left.
 
     """
-    scalars = json.loads(json.dumps(dict(meta), allow_nan=False))
-    temporary = folder / f"{_name(step)}.tmp"
-    with _agreed(ranks):
+    own = list(tiles)
+    names = ranks.gather_json([folder.name for folder in newest_first(checkpoints)])[0]
+    passed_over: list[str] = []
+    for name in names:
+        folder, fault, found = checkpoints / name, "", None
+        try:
+            found = read(folder, origin, own, ranks.device)
+        except UserError as error:
+            fault = str(error)
+        faults = [other for other in ranks.gather_json(fault) if other]
+        if found and not faults:
+            return Checkpoint(found.step, found.tiles, found.shared, found.meta, tuple(passed_over))
+        passed_over.append(faults[0])
         if ranks.first:
-            _prepare(folder, temporary)
-    with _agreed(ranks):
-        own = [(t, *_write(temporary / shard(t), tensors)) for t, tensors in tiles.items()]
-    shards = _gather(own, ranks)
-    with _agreed(ranks):
-        if ranks.first:
-            files = {shard(tile): (digest, size) for tile, size, digest in shards}
-            if shared:
-                size, digest = _write(temporary / SHARED, shared)
-                files[SHARED] = digest, size
-            manifest = Manifest(step, len(shards), files, scalars)
-            _commit(folder, temporary, manifest)
-            _prune(folder, step, keep_last)
-    return folder / _name(step)
+            sys.stderr.write(f"nerfxl: {faults[0]} Trying the checkpoint before it.\n")
+    raise none_left(checkpoints, passed_over)
 
 
-def load(
-    path: Path,
+def read(
+    folder: Path,
+    origin: Origin,
     tiles: Iterable[int] | None = None,
     device: torch.device | str = "cpu",
-    expect: int | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint and verify the hash of every file that is read.
-
-    Parameters
-    ----------
-    path
-        The folder of one step, or a `checkpoints` folder: then its latest complete one.
-    tiles
-        The tiles to read (those this rank owns); None reads all.
-    device
-        Where the tensors go.
-    expect
-        The number of tiles of the plan the checkpoint is read for, if it must match.
+    """Read one checkpoint and verify the hash of every file that is read; tiles: None is all.
 
     Raises
     ------
     UserError
-        If a file is missing, truncated, damaged or not ours, or the tiles are not those expected.
+        If it comes from another run, or a file is missing, truncated, damaged or not ours.
 
     """
-    named = _FOLDER.fullmatch(path.name) or (path / MANIFEST).exists()
-    folder = path if named else latest(path)
-    manifest = read_manifest(folder)
-    if expect is not None and expect != manifest.tiles:
-        raise UserError(
-            f"{folder} holds {manifest.tiles} tiles, but the plan has {expect}: "
-            "use the plan.json of the run that wrote it."
-        )
-    wanted = range(manifest.tiles) if tiles is None else list(tiles)
-    absent = [tile for tile in wanted if not 0 <= tile < manifest.tiles]
-    if absent:
-        raise UserError(
-            f"{folder} holds tiles 0 to {manifest.tiles - 1}, but tile {absent[0]} was asked for."
-        )
+    manifest = read_manifest(folder, origin)
+    wanted = range(manifest.tiles) if tiles is None else tiles
     return Checkpoint(
         step=manifest.step,
-        tile_count=manifest.tiles,
         tiles={tile: _read(folder, shard(tile), manifest, device) for tile in wanted},
         shared=_read(folder, SHARED, manifest, device) if SHARED in manifest.files else {},
         meta=manifest.meta,
     )
 
 
-def latest(checkpoints: Path) -> Path:
-    """Return the checkpoint written last; if it is incomplete, the newest complete one.
+def verify(folder: Path, name: str, manifest: Manifest) -> int:
+    """Read one file of a checkpoint from disk, and count its tensors.
 
-    Complete: a valid manifest, and all its files there with the right size. Flipped bits inside a
-    file are found when it is read.
+    Raises
+    ------
+    UserError
+        If it is missing, truncated or damaged.
+
+    """
+    return len(_read(folder, name, manifest, "cpu"))
+
+
+def newest_first(checkpoints: Path) -> list[Path]:
+    """Folders of checkpoints, whole or not: the one written last, then by step."""
+    folders = [folder for folder in checkpoints.glob("step-*") if step_of(folder) >= 0]
+    folders.sort(key=step_of, reverse=True)
+    with suppress(OSError, UnicodeDecodeError):
+        last = checkpoints / (checkpoints / LATEST).read_text().strip()
+        folders.sort(key=lambda folder: folder != last)
+    return folders
+
+
+def latest(checkpoints: Path, origin: Origin | None = None) -> Path:
+    """Return the newest checkpoint with a valid manifest and all its files at their right size.
+
+    Flipped bits inside a file are found when it is read.
 
     Raises
     ------
@@ -174,26 +186,34 @@ def latest(checkpoints: Path) -> Path:
         If there is none.
 
     """
-    candidates = sorted(_folders(checkpoints), reverse=True)
-    with suppress(OSError):
-        name = (checkpoints / LATEST).read_text().strip()
-        if _FOLDER.fullmatch(name):
-            candidates.insert(0, checkpoints / name)
-    for folder in candidates:
-        if _complete(folder):
+    faults = []
+    for folder in newest_first(checkpoints):
+        try:
+            manifest = read_manifest(folder, origin)
+            for name, (_, size) in manifest.files.items():
+                _check_size(folder / name, size)
             return folder
-    raise UserError(
-        f"{checkpoints} holds no complete checkpoint: start the run anew, or name another folder."
+        except UserError as error:
+            faults.append(str(error))
+    raise none_left(checkpoints, faults)
+
+
+def none_left(checkpoints: Path, faults: Iterable[str]) -> UserError:
+    """Say that there is nothing to go on from, and why."""
+    why = "".join(f"; {fault.removesuffix('.')}" for fault in faults)
+    scene = checkpoints.parent / "scene.yaml"
+    return UserError(
+        f"{checkpoints} holds no whole checkpoint: start anew by 'nerfxl fit {scene}'{why}."
     )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read what a checkpoint holds.
+def read_manifest(folder: Path, origin: Origin | None = None) -> Manifest:
+    """Read what a checkpoint holds; with an origin, of that run only.
 
     Raises
     ------
     UserError
-        If the manifest is missing, damaged, not ours, or of a newer version.
+        If the manifest is missing, damaged, not ours, of another version or of another run.
 
     """
     file = folder / MANIFEST
@@ -201,10 +221,12 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads(file.read_text())
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is not a complete checkpoint: it holds no {MANIFEST}. Name another one."
+            f"{folder} is not a complete checkpoint: it holds no {MANIFEST}."
         ) from error
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: it is not JSON. {_remedy(folder)}") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: it is not JSON.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file} is not the manifest of a nerfxl checkpoint.")
     if content.get("version") != VERSION:
@@ -213,13 +235,14 @@ def read_manifest(folder: Path) -> Manifest:
             "use the nerfxl that wrote it."
         )
     if content.pop("sha256", None) != _digest_of(content):
-        raise UserError(f"{file} is damaged: it does not match its own hash. {_remedy(folder)}")
-    return Manifest(
-        step=content["step"],
-        tiles=content["tiles"],
-        files={name: (entry["sha256"], entry["bytes"]) for name, entry in content["files"].items()},
-        meta=content["meta"],
-    )
+        raise UserError(f"{file} is damaged: it does not match its own hash.")
+    try:
+        manifest = _decoded(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file} is damaged: it does not say what it must.") from error
+    if origin is not None:
+        _check_origin(folder, manifest.origin, origin)
+    return manifest
 
 
 def shard(tile: int) -> str:
@@ -227,125 +250,49 @@ def shard(tile: int) -> str:
     return f"tile-{tile:04d}.safetensors"
 
 
-def _name(step: int) -> str:
+def folder_name(step: int) -> str:
+    """Name of the folder of a step."""
     return f"step-{step:09d}"
 
 
-def _folders(checkpoints: Path) -> list[Path]:
-    return [folder for folder in checkpoints.glob("step-*") if _FOLDER.fullmatch(folder.name)]
+def step_of(folder: Path) -> int:
+    """Step of a checkpoint's folder; -1 where the name is no checkpoint's."""
+    match = _FOLDER.fullmatch(folder.name)
+    return int(match[1]) if match else -1
 
 
-def _remedy(folder: Path) -> str:
-    return f"Delete {folder.name} to go on from an older checkpoint."
-
-
-@contextmanager
-def _agreed(ranks: Ranks) -> Iterator[None]:
-    """All ranks get through, or all raise: none is left waiting in a collective."""
-    try:
-        yield
-    except UserError:
-        ranks.any(True)
-        raise
-    if ranks.any(False):
-        raise UserError("another rank could not write its part of the checkpoint: see its log.")
-
-
-def _prepare(folder: Path, temporary: Path) -> None:
-    """Make the temporary folder, and clear away what crashed saves left."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob("step-*.tmp"):
-            _discard(leftover)
-        for pointer in folder.glob(f".{LATEST}.*.tmp"):
-            pointer.unlink()
-        temporary.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{temporary} could not be made: {error.strerror}.") from error
-
-
-def _write(file: Path, tensors: Mapping[str, Tensor]) -> tuple[int, str]:
-    """Write one shard; its size and hash, taken from memory so that the disk is checked too."""
-    # A copy each: safetensors refuses tensors that share storage, as views of one buffer do.
-    plain = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
-    data = safetensors.torch.save(plain)
-    write_atomic(file, data)
-    return len(data), hashlib.sha256(data).hexdigest()
-
-
-def _gather(own: list[tuple[int, int, str]], ranks: Ranks) -> list[tuple[int, int, str]]:
-    """(tile, bytes, sha256) of all ranks' shards, by tile; they must be tiles 0 .. K-1."""
-    packed = b"".join(_RECORD.pack(tile, size, bytes.fromhex(sha)) for tile, size, sha in own)
-    row = torch.tensor(list(packed), dtype=torch.uint8, device=ranks.device)
-    count = torch.tensor([len(own)], device=ranks.device)
-    counts = ranks.all_gather(count, [1] * ranks.size).tolist()
-    rows = ranks.all_gather(row.reshape(len(own), _RECORD.size), counts)
-    records = sorted(
-        (tile, size, sha.hex())
-        for tile, size, sha in _RECORD.iter_unpack(bytes(rows.flatten().tolist()))
+def _decoded(content: Mapping[str, object]) -> Manifest:
+    step, tiles, origin, files, meta = (
+        content[key] for key in ("step", "tiles", "origin", "files", "meta")
     )
-    if [tile for tile, _, _ in records] != list(range(len(records))):
-        raise ValueError(f"tiles must be 0 .. K-1, each once: {[record[0] for record in records]}")
-    return records
+    if not (isinstance(step, int) and isinstance(tiles, int) and isinstance(files, dict)):
+        raise TypeError
+    if not (isinstance(origin, dict) and isinstance(meta, dict)):
+        raise TypeError
+    if set(files) - {SHARED} != {shard(tile) for tile in range(tiles)}:
+        raise ValueError
+    listed = {name: (str(entry["sha256"]), int(entry["bytes"])) for name, entry in files.items()}
+    return Manifest(step, Origin(**origin), tiles, listed, meta)
 
 
-def _commit(folder: Path, temporary: Path, manifest: Manifest) -> None:
-    """Make a complete checkpoint of the temporary folder."""
-    content: dict[str, object] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "step": manifest.step,
-        "tiles": manifest.tiles,
-        "files": {
-            name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()
-        },
-        "meta": manifest.meta,
-    }
-    content["sha256"] = _digest_of(content)
-    write_atomic(temporary / MANIFEST, json.dumps(content, indent=2) + "\n")
-    final = folder / _name(manifest.step)
-    replaced = folder / f"{final.name}.old.tmp"
-    try:
-        if final.exists():
-            final.rename(replaced)
-        temporary.rename(final)
-        sync_folder(folder)
-        write_atomic(folder / LATEST, final.name + "\n")
-        if replaced.exists():
-            _discard(replaced)
-    except OSError as error:
-        raise UserError(f"{final} could not be written: {error.strerror}.") from error
-
-
-def _prune(folder: Path, step: int, keep_last: int | None) -> None:
-    """Discard all but the checkpoint just written and the keep_last - 1 highest other steps."""
-    if keep_last is None:
-        return
-    others = sorted(path for path in _folders(folder) if path.name != _name(step))
-    for old in others[: max(0, len(others) - max(0, keep_last - 1))]:
-        _discard(old)
-
-
-def _discard(folder: Path) -> None:
-    """Remove our files; the manifest first, so that no half checkpoint looks whole."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("*.safetensors", ".*.tmp"):
-        for file in folder.glob(pattern):
-            file.unlink(missing_ok=True)
-    with suppress(OSError):  # somebody keeps a file of their own in there
-        folder.rmdir()
-
-
-def _complete(folder: Path) -> bool:
-    try:
-        manifest = read_manifest(folder)
-        return all(
-            (folder / name).stat().st_size == size for name, (_, size) in manifest.files.items()
+def _check_origin(folder: Path, found: Origin, expected: Origin) -> None:
+    if (found.scene, found.started) != (expected.scene, expected.started):
+        raise UserError(
+            f"{folder} comes from another run, of scene '{found.scene}', started {found.started}."
         )
-    except (OSError, UserError):
-        return False
+    if found.plan != expected.plan:
+        raise UserError(f"{folder} was written for another plan than the run's plan.json.")
+
+
+def _check_size(file: Path, size: int) -> None:
+    try:
+        found = file.stat().st_size
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing, though the manifest lists it.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    if found != size:
+        raise UserError(f"{file} has {found} bytes instead of {size}.")
 
 
 def _read(
@@ -353,18 +300,19 @@ def _read(
 ) -> dict[str, Tensor]:
     sha, size = manifest.files[name]
     file = folder / name
+    _check_size(file, size)
     try:
         data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{file} is missing, though the manifest lists it. {_remedy(folder)}"
-        ) from error
-    if len(data) != size:
-        raise UserError(f"{file} has {len(data)} bytes instead of {size}. {_remedy(folder)}")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     # safetensors has no checksum of its own: a flipped bit would load without a word.
     if hashlib.sha256(data).hexdigest() != sha:
-        raise UserError(f"{file} is damaged: its sha256 is not the manifest's. {_remedy(folder)}")
-    return {name: tensor.to(device) for name, tensor in safetensors.torch.load(data).items()}
+        raise UserError(f"{file} is damaged: its sha256 is not the manifest's.")
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged: it is no safetensors file.") from error
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _digest_of(content: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: fit, plan, eval, render; what is heavy is imported when a verb needs it."""
+"""The command line, a function a verb; what is heavy is imported when a verb needs it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,6 @@ def fit(
     seed: Annotated[int | None, typer.Option(help="In place of the scene's seed.")] = None,
     steps: Annotated[int | None, typer.Option(help="In place of train.steps.")] = None,
     set_: Sets = None,
-    resume: Annotated[Path | None, typer.Option(help="Run to go on with.")] = None,
     skip_missing: SkipMissing = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -67,9 +66,30 @@ def fit(
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = commands.Speaker(quiet=quiet or as_json)
-    summary = commands.fit(
-        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker
-    )
+    summary = commands.fit(scene, output_dir, nproc, device, overrides, skip_missing, speaker)
+    _print_json(as_json, summary)
+
+
+@app.command()
+def resume(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    nproc: Nproc = None,
+    device: Device = "auto",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value; train.steps and a few others.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run from its newest whole checkpoint, on any number of processes.
+
+    Example: nerfxl resume --set train.steps=20000
+    """
+    from nerfxl import commands
+
+    speaker = commands.Speaker(quiet=quiet or as_json)
+    summary = commands.resume(run, output_dir, nproc, device, set_ or [], speaker)
     _print_json(as_json, summary)
 
 
@@ -179,6 +199,22 @@ def render(
 
     speaker = commands.Speaker(quiet=quiet)
     commands.render(run, output_dir, path or split, frames, nproc, device, speaker)
+
+
+@app.command()
+def inspect(
+    run: RunArg = None, output_dir: OutputDir = Path("runs"), as_json: AsJson = False
+) -> None:
+    """Show a run's state and verify its checkpoints; exit code 2 if the newest is not whole.
+
+    Example: nerfxl inspect runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+
+    found = commands.inspect(run, output_dir, commands.Speaker(quiet=as_json))
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:

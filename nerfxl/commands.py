@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
+import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +21,7 @@ from rich.console import Console
 from nerfxl import launch
 from nerfxl.balance import Sampled, balanced
 from nerfxl.balance import show as show_balance
+from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import choose_device, cores
 from nerfxl.cost import (
     EXCHANGES,
@@ -34,6 +39,7 @@ from nerfxl.cost import (
 from nerfxl.cost import count as count_load
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal, resolved
+from nerfxl.inspection import inspected, show_run
 from nerfxl.model import parameter_counts
 from nerfxl.partition import Plan
 from nerfxl.partition import plan as cut_anew
@@ -51,13 +57,21 @@ from nerfxl.prepare import TRANSFORM, Prepared, near_plane, prepare, read_back, 
 from nerfxl.progress import following
 from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder, recording, write_atomic
-from nerfxl.scene_file import load_scene, save_scene
+from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import exchanged
 from nerfxl.worker import Job, work
 
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
+FREE = (  # what may change while a run goes on
+    "train.steps",
+    "train.learning_rate",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.eval_every",
+    "exchange",
+)
 BYTES_A_SAMPLE = 1600  # counted: 400 floats of features and hidden layers with their gradients
 
 
@@ -65,7 +79,8 @@ class Speaker:
     """Prints for people; silent when a script reads."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False)
+        # The stream itself: `_do` lends its name to the ranks.
+        self.console = Console(file=sys.stdout, quiet=quiet, soft_wrap=True, highlight=False)
         self.quiet = quiet
 
     def __call__(self, text: str) -> None:
@@ -79,7 +94,6 @@ def fit(
     nproc: int | None,
     device: str,
     overrides: Sequence[str],
-    resume: Path | None,
     skip_missing: bool,
     say: Speaker,
 ) -> dict[str, Any]:
@@ -91,20 +105,10 @@ def fit(
     _tell(prepared, kind, count, say)
     found = _report(prepared, count)
     check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
-    if resume is None:
-        run = RunFolder.create(output_dir, spec.name)
+    with _beginning(output_dir, spec.name) as run:
         write(prepared, run)
-    else:
-        run = RunFolder.open(resume)
-        _same_scene(run, prepared)
-        save_scene(prepared.scene, run.scene)
-    run.update(steps=spec.train.steps)
-    say(f"run        {run.path}")
-    if kind == "cpu":
-        say("starting   the first run compiles the kernels, about half a minute")
-    job = Job("fit", str(run.path), kind, resume=resume is not None)
-    with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
-        _do(job, run, count)
+        say(f"run        {run.path}")
+        _train(run, spec.train.steps, kind, count, say)
     return _summary(run, say)
 
 
@@ -122,6 +126,43 @@ class Prospect:
     node: int
     rays: int | None
     step_seconds: float | None
+
+
+def resume(
+    run_path: Path | None,
+    output_dir: Path,
+    nproc: int | None,
+    device: str,
+    overrides: Sequence[str],
+    say: Speaker,
+) -> dict[str, Any]:
+    """Go on with a run from its newest whole checkpoint, to its last step or to another."""
+    run = _run(run_path, output_dir, say)
+    _check_free(run, overrides)
+    kind = _kind(device)
+    scene = load_scene(run.scene, device=kind, overrides=overrides)
+    choose_candidate(scene)
+    before = read_back(run)
+    count = processes(nproc, kind, len(before.plan))
+    steps = scene.spec.train.steps
+    done = step_of(latest(run.checkpoints, Origin.of(run, before.spec.name, before.plan)))
+    if steps < done:
+        raise UserError(
+            f"{run.path} has done {done} steps, and train.steps is {steps}: ask for more, by "
+            f"--set train.steps={2 * done}."
+        )
+    save_scene(scene, run.scene)
+    say(f"going on   from step {done:,} to {steps:,}")
+    say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
+    _train(run, steps, kind, count, say, resume=True)
+    return _summary(run, say)
+
+
+def inspect(run_path: Path | None, output_dir: Path, say: Speaker) -> dict[str, Any]:
+    """Read a run's state and every byte of its checkpoints; `fault` says if the newest is bad."""
+    found = inspected(_run(run_path, output_dir, say))
+    show_run(found, say.console)
+    return found.as_json()
 
 
 def plan(
@@ -233,13 +274,54 @@ def _sharing(kind: str, count: int) -> int:
     return count if kind == "cpu" else 1
 
 
+@contextmanager
+def _beginning(output_dir: Path, name: str) -> Iterator[RunFolder]:
+    """Begin a run; what the user can mend, found before the first step, leaves nothing of it."""
+    new = [folder for folder in (output_dir / name, output_dir) if not folder.exists()]
+    run = RunFolder.create(output_dir, name)
+    try:
+        yield run
+    except launch.RankFailedError:
+        raise
+    except UserError:
+        if not run.metrics.exists() and not any(run.checkpoints.iterdir()):
+            shutil.rmtree(run.path)
+            for folder in new:
+                with suppress(OSError):  # another run has begun in it meanwhile
+                    folder.rmdir()
+        raise
+
+
+def _train(
+    run: RunFolder, steps: int, kind: str, count: int, say: Speaker, resume: bool = False
+) -> None:
+    """Train as `count` ranks, show how it goes, and record how it ends."""
+    run.update(steps=steps)
+    if kind == "cpu":
+        say("starting   the first run compiles the kernels, about half a minute")
+    job = Job("fit", str(run.path), kind, resume=resume)
+    with following(run.metrics, steps, say.console, say.quiet), recording(run):
+        _do(job, run, count)
+
+
+class _Notes(io.TextIOBase):
+    """Where rank 0 speaks to: what it says to the user is shown, the rest is in its log."""
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines(keepends=True):
+            if line.startswith("nerfxl: "):
+                sys.stderr.write(line)
+        return len(text)
+
+
 def _do(job: Job, run: RunFolder, count: int) -> None:
     """Run a job here, or as several ranks; leaves with 130 or 143 where a signal stopped it."""
     if count == 1:
         code = work(job)
     else:
         path = job.write(run.job)
-        code = launch.launch("nerfxl.worker", path, count, run.logs)
+        with redirect_stdout(_Notes()):
+            code = launch.launch("nerfxl.worker", path, count, run.logs)
     if code:
         raise SystemExit(code)
 
@@ -360,29 +442,21 @@ def samples_a_step(spec: SceneSpec) -> int:
     return spec.train.rays * (spec.sampling.samples + spec.partition.tiles)
 
 
-def _same_scene(run: RunFolder, prepared: Prepared) -> None:
-    """Refuse to resume a run with another scene; only how far and how fast to go may differ."""
-    before = read_back(run)
-    new = prepared.scene.spec
-    # Which file holds the plan does not matter: the plans themselves are compared.
-    cut = before.spec.partition.model_copy(update={"plan": new.partition.plan})
-    free = {"steps": new.train.steps, "learning_rate": new.train.learning_rate}
-    old_train = before.spec.train.model_copy(update=free)
-    old = before.spec.model_copy(update={"train": old_train, "partition": cut})
-    pieces = ("seed", "bounds", "partition", "field", "sampling", "train", "cameras")
-    changed = [name for name in pieces if getattr(old, name) != getattr(new, name)]
-    if changed or before.plan != prepared.plan:
-        what = ", ".join(changed) or "the plan (the capture is another one)"
-        raise UserError(
-            f"{run.path}: cannot go on with {prepared.scene.path}: {what} differs from the run's "
-            f"{run.scene.name}; only train.steps and train.learning_rate may. Start a new run, or "
-            f"resume with {run.scene}."
-        )
+def _check_free(run: RunFolder, overrides: Sequence[str]) -> None:
+    """Refuse to change more of a run than how far, how fast and how often."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key not in FREE:
+            raise UserError(
+                f"--set {override}: {key} cannot change while {run.path} goes on, only "
+                f"{', '.join(FREE)} may; start a new run by 'nerfxl fit {run.scene}'."
+            )
 
 
 def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
-    folder = max(run.eval.glob("step-*"))
-    summary: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    # The newest, which is not the highest step if a damaged checkpoint was stepped over.
+    file = max(run.eval.glob("step-*/metrics.json"), key=lambda file: file.stat().st_mtime_ns)
+    summary: dict[str, Any] = json.loads(file.read_text())
     if summary["psnr"] is None:
         say("scores     none: no view is held out")
     else:
@@ -395,5 +469,5 @@ def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
     say(f"memory     {peaks} GiB at most, a rank")
     if run.metrics.exists() and (words := exchanged(run.metrics)):
         say(f"exchange   {words}")
-    say(f"pictures   {folder}")
-    return {**summary, "run": str(run.path), "pictures": str(folder)}
+    say(f"pictures   {file.parent}")
+    return {**summary, "run": str(run.path), "pictures": str(file.parent)}

@@ -42,6 +42,8 @@ sys.stdout.flush(), sys.stderr.flush()
 os._exit(code)
 """
 
+USERS_FAULT = 2  # the exit code of a worker whose last line says what the user can mend
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 # How long interrupted workers may finish their step and write a checkpoint before they are killed.
@@ -90,6 +92,8 @@ def launch(module: str, argument: Path | str, nproc: int, log_dir: Path) -> int:
     ------
     RankFailedError
         If a worker failed or was killed.
+    UserError
+        In a worker's own words, if it ended for what the user can mend.
 
     """
     if nproc < 2:
@@ -164,6 +168,8 @@ def _verdict(failures: list[Failure], nproc: int, log_dir: Path) -> int:
             ended += " (often by the system, out of memory; or it did not answer)"
     else:
         last = _last_line(log)
+        if last and first.exit_code == USERS_FAULT:
+            raise UserError(last)
         ended = f"ended with exit code {first.exit_code}" + (f" ({last})" if last else "")
     code = first.exit_code if first.exit_code > 0 else 128 - first.exit_code
     raise RankFailedError(f"rank {first.rank} of {nproc} {ended}; its log is {log}.", code)
@@ -175,7 +181,7 @@ def _last_line(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    return next((line.strip()[:1000] for line in reversed(lines) if line.strip()), "")
 
 
 def _keep_old_logs(log_dir: Path) -> None:

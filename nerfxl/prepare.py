@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nerfxl.cameras import Camera
-from nerfxl.captures import Capture, Split, read_capture
+from nerfxl.captures import Capture, Split, check_image, read_capture
 from nerfxl.errors import UserError
 from nerfxl.partition import Plan, plan
 from nerfxl.randomness import generator
@@ -28,6 +28,7 @@ STAND_IN_POINTS = 20_000
 PLACE_TOLERANCE = 1e-6  # scene units, of boxes 2 long: machines round differently
 CORNERS = np.array([[-1.0, -1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # of the scene's cube
 TRANSFORM = "scene_transform.json"  # beside a plan, in a run's folder and in that of `nerfxl plan`
+SEEN_POINTS = 2_000  # of which one must be in some view
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
 
     Raises
     ------
-    UserError: the capture is not there or cannot be used.
+    UserError: the capture is not there or cannot be used; its cameras see nothing of the scene.
     """
     spec = scene.spec
     folder, note = choose_candidate(scene)
     capture = read(spec.capture, folder, note, skip_missing)
+    for view in capture.views:
+        check_image(view)
+    _check_seen(capture)
     poses = capture.poses()
     rotation = orientation(spec.capture.orientation, poses, capture.points)
     bounds = estimate_bounds(
@@ -81,8 +85,14 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
     world = bounds.transform(rotation)
     is_open = bounds.outside == "contract"
     points = torch.from_numpy(world.points(capture.points)).float()
+    passed = _places_in_box(capture, world, bounds, spec)
+    if not len(passed):
+        raise UserError(
+            f"{scene.path}: bounds.box: no ray of the {len(capture.views)} cameras meets the box; "
+            "give it in the coordinates of the capture, or leave it out."
+        )
     if not len(points):
-        points = _stand_ins(capture, world, bounds, spec)
+        points = passed
     file = plan_file(scene)
     if file is None:
         cut = plan(points, bounds.scene_box, spec.partition.tiles, is_open)
@@ -241,8 +251,28 @@ def _split(spec: CaptureSpec) -> Split:
     return Split()
 
 
-def _stand_ins(capture: Capture, world: WorldTransform, bounds: Bounds, spec: SceneSpec) -> Tensor:
-    """Places along random training rays inside the box, where a capture has no points (NeRF-XL)."""
+def _check_seen(capture: Capture) -> None:
+    """Refuse cameras that all look away from all points: their axes are not what was meant."""
+    points = capture.points[:: max(1, len(capture.points) // SEEN_POINTS)]
+    for view, sights in zip(capture.views, capture.sights(), strict=True):
+        forward, away = view.pose[:, 2], points - view.pose[:, 3]
+        widest = np.nanmin(sights @ forward, initial=1.0)
+        if (away @ forward >= widest * np.linalg.norm(away, axis=1)).any():
+            return
+    if len(points):
+        raise UserError(
+            f"{capture.root}: no camera sees any of the {len(capture.points)} points; correct the "
+            "poses (do the cameras look along the axis that the format says?), or the points."
+        )
+
+
+def _places_in_box(
+    capture: Capture, world: WorldTransform, bounds: Bounds, spec: SceneSpec
+) -> Tensor:
+    """Places along random training rays inside the box, [N, 3], scene coordinates.
+
+    They stand in for points where a capture has none (NeRF-XL).
+    """
     rays = some_rays(capture, world, STAND_IN_POINTS, spec.seed)
     whole = plan(torch.zeros(0, 3), bounds.scene_box, 1, open=False)
     inside = whole.intervals(rays, 0.0, torch.inf)[0]

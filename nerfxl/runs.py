@@ -7,8 +7,8 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +19,10 @@ from nerfxl.errors import UserError
 State = Literal["running", "completed", "failed", "interrupted"]
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str | Sequence[bytes | memoryview]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never half.
+
+    content: in one piece or in several, which are written one after the other.
 
     Raises
     ------
@@ -28,11 +30,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         If the file cannot be written (no room, no permission); the old file is untouched.
 
     """
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode()
+    pieces = [content] if isinstance(content, bytes) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -40,7 +44,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         raise UserError(f"{path} could not be written: {error.strerror}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk even what is not there cannot be removed
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -87,15 +92,15 @@ class RunFolder:
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
         for count in range(1, 1000):
             path = output_dir / name / (stamp if count == 1 else f"{stamp}_{count}")
+            run = cls(path)
             try:
                 path.mkdir(parents=True)
+                for folder in (run.checkpoints, run.eval, run.renders, run.logs):
+                    folder.mkdir()
             except FileExistsError:
                 continue
             except OSError as error:
                 raise UserError(f"{path} could not be made: {error.strerror}.") from error
-            run = cls(path)
-            for folder in (run.checkpoints, run.eval, run.renders, run.logs):
-                folder.mkdir()
             return run
         raise UserError(f"{output_dir / name} has no free name for a run at {stamp}.")
 
@@ -258,12 +263,23 @@ class MetricsLog:
             self._file.write("\n")
 
     def append(self, record: Mapping[str, object]) -> None:
-        """Write one JSON object as one line."""
-        self._file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+        """Write one JSON object as one line.
+
+        Raises
+        ------
+        UserError
+            If there is no room for it.
+
+        """
+        try:
+            self._file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._file.name} could not be written: {error.strerror}.") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # `append` has said it
+            self._file.close()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -283,7 +299,8 @@ def recording(run: RunFolder) -> Iterator[RunFolder]:
     try:
         yield run
     except BaseException as error:
-        _record_error(run, error)
+        with suppress(UserError):  # no room for status.json either: the error itself matters more
+            _record_error(run, error)
         raise
     _record_end(run)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nerfxl import checkpoint
 from nerfxl.captures import load_image, load_mask
+from nerfxl.checkpoint import Origin, load
 from nerfxl.errors import UserError
 from nerfxl.evaluate import evaluate
 from nerfxl.field import background_colour
@@ -25,6 +25,7 @@ from nerfxl.prepare import RunScene, photographs, read_back
 from nerfxl.ranks import Ranks
 from nerfxl.render import Cast
 from nerfxl.runs import MetricsLog, RunFolder
+from nerfxl.saver import Saver
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen, Tally
 
@@ -44,16 +45,19 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
 
     Raises
     ------
-    UserError: a photograph cannot be read; a loss or gradient is not finite.
+    UserError: a photograph cannot be read; a loss or gradient is not finite; no checkpoint is left
+    to go on from, or none can be written.
     StoppedError: a signal asked to stop; all ranks stop at the same step, after a checkpoint.
     """
     scene = read_back(run)
     spec, train = scene.spec, scene.spec.train
     model = Model(spec, scene.plan, scene.near, ranks)
     optimisers = model.optimisers(train.eps)
+    origin = Origin.of(run, spec.name, scene.plan)
     first, seconds, count = 0, 0.0, first_rays(spec)
     if resume:
-        first, seconds, count = _take_up(run, model, optimisers, ranks)
+        first, seconds, count = _take_up(run, origin, model, optimisers, ranks)
+    saver = Saver(run.checkpoints, origin, ranks, KEEP_CHECKPOINTS)
     pool = _pool(run, scene, model, ranks)
 
     start = time.monotonic()
@@ -71,7 +75,11 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                 count = next_rays(spec, count, ranks.total(seen.samples)[0])
             if not last:
                 ahead = _cast(step + 1, count, pool, model, spec)
-            _learn(step, seen, ahead, model, optimisers, spec, ranks)
+            try:
+                _learn(step, seen, ahead, model, optimisers, spec, ranks)
+            except UserError:  # all ranks raise it at this step: what they saved before is kept
+                saver.finish()
+                raise
             tally.add(seen, now.cast.batch)
             if step % train.log_every == 0 or last:
                 line = {"learning_rate": learning_rate(step, train)} | tally.line(ranks)
@@ -79,11 +87,16 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                     log.append({"step": step} | line)
                     run.update(step=step)
                 tally = Tally(ranks)
-            stop = ranks.any(bool(asked))
+            stop, writing = ranks.votes(bool(asked), saver.writing)
+            if not writing:
+                saver.finish()
             periodic = train.checkpoint_every and step % train.checkpoint_every == 0
             if last or stop or periodic:
                 spent = seconds + time.monotonic() - start
-                _save(run, step, model, optimisers, {"train_seconds": spent, "rays": count}, ranks)
+                meta = {"train_seconds": spent, "rays": count, "ranks": ranks.size}
+                _save(saver, step, model, optimisers, meta)
+            if last or stop:
+                saver.finish()
             if stop and not last:
                 assert ahead is not None
                 ahead.cast.route.arrive()  # leave nothing on its way
@@ -91,6 +104,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                     run.update(step=step)
                 raise StoppedError(asked[0] if asked else signal.SIGINT)
             if train.eval_every and step % train.eval_every == 0 and not last:
+                saver.finish()  # scoring takes long, and may fail on one rank alone
                 paused = time.monotonic()
                 evaluate(run, scene, model, ranks, step, seconds + paused - start)
                 start += time.monotonic() - paused  # train_seconds are of training alone
@@ -178,7 +192,10 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
 def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelPool:
     """Load the photographs that are this rank's to load; a collective."""
     exchange = model.exchange
-    views = dealt(photographs(run, scene.spec, scene.shots).train, exchange.tiles, exchange.loads)
+    capture = photographs(run, scene.spec, scene.shots)
+    for held_out in capture.test[ranks.rank :: ranks.size]:
+        load_image(held_out)  # one that is broken is found now, not after days of training
+    views = dealt(capture.train, exchange.tiles, exchange.loads)
     pool = PixelPool(
         views,
         (load_image(view) for _, view in views),
@@ -189,35 +206,38 @@ def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelP
     )
     own = [pixels * (k in exchange.own) for k, pixels in enumerate(pool.held(exchange.tiles))]
     pool.agree(ranks.total(*own))
+    if not sum(pool.totals):
+        raise UserError(
+            f"{capture.root}: no pixel is left to learn from, the masks or the lenses of all "
+            f"{len(capture.train)} photographs leave out every one; correct them."
+        )
     return pool
 
 
 def _save(
-    run: RunFolder,
+    saver: Saver,
     step: int,
     model: Model,
     optimisers: Optimisers,
     meta: Mapping[str, int | float],
-    ranks: Ranks,
 ) -> None:
-    """Write a checkpoint; a collective."""
+    """Begin to write a checkpoint; a collective."""
     pairs = zip(model.tiles, optimisers.tiles, strict=True)
     tiles = {tile.index: stored(tile, optimiser) for tile, optimiser in pairs}
-    shared = stored(model.shared, optimisers.shared)
-    checkpoint.save(run.checkpoints, step, tiles, shared, meta, ranks, KEEP_CHECKPOINTS)
+    saver.start(step, tiles, stored(model.shared, optimisers.shared), meta)
 
 
 def _take_up(
-    run: RunFolder, model: Model, optimisers: Optimisers, ranks: Ranks
+    run: RunFolder, origin: Origin, model: Model, optimisers: Optimisers, ranks: Ranks
 ) -> tuple[int, float, int]:
-    """Load the newest checkpoint: steps done, seconds spent, rays of the next step."""
-    found = checkpoint.load(
-        run.checkpoints, model.exchange.own, ranks.device, len(model.renderer.plan)
-    )
+    """Load the newest whole checkpoint: steps done, seconds spent, rays of the next step."""
+    found = load(run.checkpoints, origin, model.exchange.own, ranks)
     model.load(found)
     for tile, optimiser in zip(model.tiles, optimisers.tiles, strict=True):
         optimiser.load(found.tiles[tile.index])
     optimisers.shared.load(found.shared)
+    if ranks.first:
+        run.update(step=found.step, reason=" ".join(found.passed_over))
     return found.step, float(found.meta["train_seconds"]), int(found.meta["rays"])
 
 

@@ -58,15 +58,16 @@ def work(job: Job) -> int:
 
 
 def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
-    """Load the newest checkpoint and render or score it."""
-    from nerfxl import checkpoint
+    """Load the newest whole checkpoint and render or score it."""
+    from nerfxl.checkpoint import Origin, load
     from nerfxl.evaluate import evaluate, orbit_shots, render
     from nerfxl.model import Model
     from nerfxl.prepare import read_back
 
     scene = read_back(run)
     model = Model(scene.spec, scene.plan, scene.near, ranks)
-    found = checkpoint.load(run.checkpoints, model.exchange.own, ranks.device, len(scene.plan))
+    origin = Origin.of(run, scene.spec.name, scene.plan)
+    found = load(run.checkpoints, origin, model.exchange.own, ranks)
     model.load(found)
     if job.task == "evaluate":
         seconds = float(found.meta["train_seconds"])

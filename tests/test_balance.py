@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from nerfxl import checkpoint, cli
+from nerfxl import cli
 from nerfxl.balance import balanced
+from nerfxl.checkpoint import Origin
 from nerfxl.cost import count, imbalance
 from nerfxl.exchange import deal
 from nerfxl.model import Model, stored
@@ -23,6 +24,7 @@ from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch
 from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder
+from nerfxl.saver import Saver
 from nerfxl.scene_file import load_scene
 
 WriteScene = Callable[..., Path]
@@ -77,7 +79,9 @@ def with_checkpoint(prepared: Prepared, folder: Path) -> RunFolder:
         for tile, optimiser in zip(model.tiles, optimisers.tiles, strict=True)
     }
     shared = stored(model.shared, optimisers.shared)
-    checkpoint.save(run.checkpoints, 1, tiles, shared, {"train_seconds": 0.0}, Ranks())
+    saver = Saver(run.checkpoints, Origin.of(run, scene.spec.name, scene.plan), Ranks())
+    saver.start(1, tiles, shared, {"train_seconds": 0.0})
+    saver.finish()
     return run
 
 
@@ -157,12 +161,9 @@ def test_a_balanced_plan_is_fitted_and_resumed(
     assert Plan.load(fitted.plan) == new
     # The run keeps the plan for itself: it goes on when the file it came from is another one.
     file.write_text(made.plan.to_json())
-    more = ("--resume", fitted.path, "--steps", 3)
-    refused(here("fit", scene, *runs, *taken, *more), "cannot go on", "the plan")
-    assert made_ready(fitted.scene).plan == new
-    file.write_text(new.to_json())
-    done = here("fit", scene, *runs, *taken, *more)
+    done = here("resume", fitted.path, "--set", "train.steps=3")
     assert done.code == 0, done.err
+    assert fitted.status().step == 3
     assert made_ready(fitted.scene).plan == new
 
 

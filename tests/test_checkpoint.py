@@ -1,15 +1,18 @@
-"""Checkpoints: any number of ranks reads what any other wrote; damage is found and survived."""
+"""Checkpoints: any number of ranks reads what any other wrote; what is damaged is stepped over."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nerfxl import checkpoint, runs
-from nerfxl.checkpoint import latest, load, save
+from nerfxl import runs, saver
+from nerfxl.checkpoint import Checkpoint, Origin, latest, load, read, read_manifest
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal
 from nerfxl.ranks import Ranks
+from nerfxl.saver import Saver
 
 
 class Meeting:
@@ -49,8 +53,12 @@ class ThreadRanks(Ranks):
         assert own.shape[0] == counts[self.rank]
         return torch.cat([part for part in self._all(own) if isinstance(part, Tensor)])
 
-    def any(self, flag: bool) -> bool:
-        return True in self._all(flag)
+    def gather_json(self, own: object) -> list[object]:
+        return self._all(json.loads(json.dumps(own)))
+
+    def votes(self, *flags: bool) -> list[bool]:
+        brought = [rank for rank in self._all(flags) if isinstance(rank, tuple)]
+        return [any(rank[i] for rank in brought) for i in range(len(flags))]
 
 
 def tile(k: int) -> dict[str, Tensor]:
@@ -65,19 +73,43 @@ def tile(k: int) -> dict[str, Tensor]:
 SHARED = {"colour.weight": torch.eye(3, dtype=torch.float64)}
 
 
-def save_on(R: int, folder: Path, K: int, step: int = 5, keep_last: int | None = None) -> Path:
-    """Save K tiles from R threads."""
+ORIGIN = Origin("garden", "2026-01-31T12:00:00.000+00:00", "plan's hash")
+META = {"seconds": 0.5, "rays": 7}
+
+
+def together(R: int, act: Callable[[Ranks], Any]) -> list[Any]:
+    """Do the same on R threads, as ranks."""
     meeting = Meeting(R)
-
-    def one(rank: int) -> Path:
-        ranks = ThreadRanks(rank, R, meeting=meeting)
-        own = {k: tile(k) for k in deal(K, R)[rank]}
-        return save(folder, step, own, SHARED, {"scene": "garden", "psnr": 0.1}, ranks, keep_last)
-
     with ThreadPoolExecutor(R) as pool:
-        paths = list(pool.map(one, range(R)))
-    assert len(set(paths)) == 1
-    return paths[0]
+        return list(pool.map(act, [ThreadRanks(rank, R, meeting=meeting) for rank in range(R)]))
+
+
+def save_on(R: int, folder: Path, K: int, step: int = 5, keep_last: int | None = None) -> Path:
+    """Save K tiles from R ranks."""
+
+    def one(ranks: Ranks) -> None:
+        own = {k: tile(k) for k in deal(K, R)[ranks.rank]}
+        save(folder, own, ranks, step, keep_last)
+
+    together(R, one)
+    return folder / f"step-{step:09d}"
+
+
+def save(
+    folder: Path,
+    tiles: dict[int, dict[str, Tensor]],
+    ranks: Ranks,
+    step: int = 5,
+    keep_last: int | None = None,
+) -> None:
+    saver = Saver(folder, ORIGIN, ranks, keep_last)
+    saver.start(step, tiles, SHARED, META)
+    saver.finish()
+
+
+def load_on(R: int, folder: Path, K: int) -> list[Checkpoint]:
+    """Load K tiles on R ranks."""
+    return together(R, lambda ranks: load(folder, ORIGIN, deal(K, R)[ranks.rank], ranks))
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -93,13 +125,12 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(K: int, data: st.DataObj
     with TemporaryDirectory() as name:
         folder = Path(name)
         save_on(before, folder, K)
-        for own in deal(K, after):
-            found = load(folder, own, expect=K)
-            assert (found.step, found.tile_count) == (5, K)
+        for own, found in zip(deal(K, after), load_on(after, folder, K), strict=True):
+            assert found.step == 5
             assert list(found.tiles) == list(own)
             assert all(same(found.tiles[k], tile(k)) for k in own)
             assert same(found.shared, SHARED)
-            assert found.meta == {"scene": "garden", "psnr": 0.1}
+            assert found.meta == META
 
 
 def test_the_layout_is_one_file_a_tile_and_no_leftovers(tmp_path: Path) -> None:
@@ -119,22 +150,25 @@ def test_the_layout_is_one_file_a_tile_and_no_leftovers(tmp_path: Path) -> None:
 def test_views_of_one_buffer_and_gradients_are_saved(tmp_path: Path) -> None:
     buffer = torch.arange(4.0)
     leaf = torch.ones(2, 2, requires_grad=True)
-    save(tmp_path, 1, {0: {"a": buffer[:2], "b": buffer[2:], "c": leaf.t()}}, None, {}, Ranks())
-    found = load(tmp_path)
+    tiles = {0: {"a": buffer[:2], "b": buffer[2:], "c": leaf.t()}}
+    saver = Saver(tmp_path, ORIGIN, Ranks())
+    saver.start(1, tiles, {}, {})
+    saver.finish()
+    found = load(tmp_path, ORIGIN, [0], Ranks())
     assert found.tiles[0]["b"].tolist() == [2, 3]
     assert found.shared == {}
 
 
 def test_tiles_must_be_all_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tiles must be 0 \.\. K-1, each once: \[1\]"):
-        save(tmp_path, 1, {1: tile(1)}, None, {}, Ranks())
+    with pytest.raises(ValueError, match=r"tiles must be 0 \.\. K-1, each once: "):
+        save(tmp_path, {1: tile(1)}, Ranks())
 
 
 def test_a_scalar_that_json_cannot_hold_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save(tmp_path, 1, {0: tile(0)}, None, {"loss": float("nan")}, Ranks())
+        Saver(tmp_path, ORIGIN, Ranks()).start(1, {0: tile(0)}, {}, {"loss": float("nan")})
     assert not any(tmp_path.iterdir())
 
 
@@ -142,15 +176,17 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         save_on(1, tmp_path, 1, step, keep_last=2)
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000000030", "step-000000040"]
-    # Gone back to an older step: what was just written is never the one to go.
-    save_on(1, tmp_path, 1, 35, keep_last=1)
-    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000000035"]
+    # Gone back behind 40, which was damaged: 30 must not go in its place.
+    save_on(1, tmp_path, 1, 35, keep_last=2)
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000000030", "step-000000035"]
+    save_on(1, tmp_path, 1, 32, keep_last=1)
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000000032"]
 
 
 def test_the_same_step_can_be_saved_again(tmp_path: Path) -> None:
     save_on(1, tmp_path, 2)
     save_on(2, tmp_path, 2)
-    assert load(tmp_path).tile_count == 2
+    assert read_manifest(latest(tmp_path)).tiles == 2
     assert sorted(file.name for file in tmp_path.iterdir()) == ["latest", "step-000000005"]
 
 
@@ -183,34 +219,33 @@ def edit(change: Callable[[dict[str, object]], object]) -> Fault:
     return fault
 
 
-DELETE = "Delete step-000000020 to go on from an older checkpoint."
 FAULTS: list[tuple[str, Fault, str]] = [
     (
         "tile-0001.safetensors",
         Path.unlink,
-        f"{{file}} is missing, though the manifest lists it. {DELETE}",
+        "{file} is missing, though the manifest lists it.",
     ),
-    ("tile-0001.safetensors", truncate, f"{{file}} has 317 bytes instead of 318. {DELETE}"),
+    ("tile-0001.safetensors", truncate, "{file} has 317 bytes instead of 318."),
     (
         "tile-0001.safetensors",
         flip,
-        f"{{file}} is damaged: its sha256 is not the manifest's. {DELETE}",
+        "{file} is damaged: its sha256 is not the manifest's.",
     ),
     (
         "shared.safetensors",
         flip,
-        f"{{file}} is damaged: its sha256 is not the manifest's. {DELETE}",
+        "{file} is damaged: its sha256 is not the manifest's.",
     ),
     (
         "manifest.json",
         Path.unlink,
-        "{folder} is not a complete checkpoint: it holds no manifest.json. Name another one.",
+        "{folder} is not a complete checkpoint: it holds no manifest.json.",
     ),
     ("manifest.json", truncate, ""),
     (
         "manifest.json",
         lambda file: os.truncate(file, 100),
-        f"{{file}} is damaged: it is not JSON. {DELETE}",
+        "{file} is damaged: it is not JSON.",
     ),
     (
         "manifest.json",
@@ -224,57 +259,117 @@ FAULTS: list[tuple[str, Fault, str]] = [
     ),
     (
         "manifest.json",
-        edit(lambda content: content.update(version=2)),
-        "{file} has version 2, this nerfxl reads version 1: use the nerfxl that wrote it.",
+        edit(lambda content: content.update(version=3)),
+        "{file} has version 3, this nerfxl reads version 2: use the nerfxl that wrote it.",
     ),
     (
         "manifest.json",
         edit(lambda content: content.update(step=21)),
-        f"{{file}} is damaged: it does not match its own hash. {DELETE}",
+        "{file} is damaged: it does not match its own hash.",
     ),
     (
         "manifest.json",
         lambda file: file.write_bytes(b"\xff\xfe\x00"),
-        f"{{file}} is damaged: it is not JSON. {DELETE}",
+        "{file} is damaged: it is not JSON.",
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "fault", "sentence"), FAULTS)
-def test_damage_is_named_and_what_can_be_seen_without_reading_is_stepped_over(
-    name: str, fault: Fault, sentence: str, tmp_path: Path
+def test_damage_is_named_and_stepped_over_by_all_ranks_together(
+    name: str,
+    fault: Fault,
+    sentence: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     save_on(1, tmp_path, 2, 10)
     folder = save_on(1, tmp_path, 2, 20)
     fault(folder / name)
     if not sentence:  # only the last newline is lost: nothing is wrong
-        assert load(folder).step == 20
+        assert read(folder, ORIGIN).step == 20
         return
+    expected = sentence.format(file=folder / name, folder=folder)
     with pytest.raises(UserError) as caught:
-        load(folder)
-    assert str(caught.value) == sentence.format(file=folder / name, folder=folder)
-    if fault is flip:
-        with pytest.raises(UserError, match="is damaged"):
-            load(tmp_path)
-    else:
-        assert latest(tmp_path).name == "step-000000010"
-        assert load(tmp_path).step == 10
+        read(folder, ORIGIN)
+    assert str(caught.value) == expected
+    # The second rank alone reads tile 1; both go back.
+    for found in load_on(2, tmp_path, 2):
+        assert found.step == 10
+        assert found.passed_over == (expected,)
+    assert capsys.readouterr().err == f"nerfxl: {expected} Trying the checkpoint before it.\n"
+    # What can be seen without reading every byte is seen by `latest` too.
+    assert latest(tmp_path).name == ("step-000000020" if fault is flip else "step-000000010")
+
+
+def test_when_none_is_left_all_that_is_wrong_is_said(tmp_path: Path) -> None:
+    first, second = (save_on(1, tmp_path, 1, step) for step in (10, 20))
+    flip(first / "tile-0000.safetensors")
+    (second / "shared.safetensors").unlink()
+
+    def one(ranks: Ranks) -> str:
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, ORIGIN, [0], ranks)
+        return str(caught.value)
+
+    assert together(2, one) == 2 * [
+        f"{tmp_path} holds no whole checkpoint: start anew by 'nerfxl fit "
+        f"{tmp_path.parent / 'scene.yaml'}'; {second / 'shared.safetensors'} is missing, though "
+        f"the manifest lists it; {first / 'tile-0000.safetensors'} is damaged: its sha256 is not "
+        "the manifest's."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"scene": "house"}, "comes from another run, of scene 'house', started 2026-01-31T12:00"),
+        ({"started": "2025"}, "comes from another run, of scene 'garden', started 2025."),
+        ({"plan": "other"}, "was written for another plan than the run's plan.json."),
+    ],
+)
+def test_what_another_run_wrote_is_stepped_over_by_name(
+    changes: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    save_on(1, tmp_path, 1, 10)
+    foreign = Saver(tmp_path, replace(ORIGIN, **changes), Ranks())
+    foreign.start(20, {0: tile(0)}, SHARED, META)
+    foreign.finish()
+    found = load(tmp_path, ORIGIN, [0], Ranks())
+    assert found.step == 10
+    assert found.passed_over[0].startswith(f"{tmp_path / 'step-000000020'} {sentence}")
+
+
+def test_a_shard_of_another_run_is_found(tmp_path: Path) -> None:
+    """Of the same size and names, whole in itself: the hash alone tells."""
+    save_on(1, tmp_path / "other", 2, 20)
+    save_on(1, tmp_path / "own", 2, 10)
+    folder = save_on(1, tmp_path / "own", 2, 20)
+    name = "tile-0001.safetensors"
+    shutil.copy(tmp_path / "other" / "step-000000020" / "tile-0000.safetensors", folder / name)
+    found = load(tmp_path / "own", ORIGIN, [0, 1], Ranks())
+    assert found.step == 10
+    assert found.passed_over == (f"{folder / name} is damaged: its sha256 is not the manifest's.",)
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"../../secrets": {}}, [], {"tile-0000.safetensors": {"sha256": "", "bytes": ""}}]
+)
+def test_a_manifest_made_by_hand_does_no_harm(files: object, tmp_path: Path) -> None:
+    folder = save_on(1, tmp_path, 1)
+    file = folder / "manifest.json"
+    content = json.loads(file.read_text()) | {"files": files}
+    del content["sha256"]
+    text = json.dumps(content, sort_keys=True)
+    file.write_text(json.dumps(content | {"sha256": sha256(text.encode()).hexdigest()}))
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, ORIGIN, [0], Ranks())
+    assert f"{file} is damaged: it does not say what it must" in str(caught.value)
 
 
 def test_a_damaged_tile_that_nobody_asked_for_does_not_matter(tmp_path: Path) -> None:
     flip(save_on(1, tmp_path, 2) / "tile-0001.safetensors")
-    assert same(load(tmp_path, [0]).tiles[0], tile(0))
-
-
-def test_another_plan_is_refused(tmp_path: Path) -> None:
-    folder = save_on(1, tmp_path, 2)
-    with pytest.raises(UserError) as caught:
-        load(tmp_path, expect=3)
-    assert str(caught.value) == (
-        f"{folder} holds 2 tiles, but the plan has 3: use the plan.json of the run that wrote it."
-    )
-    with pytest.raises(UserError, match="holds tiles 0 to 1, but tile 2 was asked for"):
-        load(tmp_path, [2])
+    assert same(load(tmp_path, ORIGIN, [0], Ranks()).tiles[0], tile(0))
 
 
 @pytest.mark.parametrize("content", ["", "../../etc\n", "step-000000099\n", None])
@@ -291,15 +386,18 @@ def test_a_pointer_that_leads_nowhere_is_ignored(content: str | None, tmp_path: 
 def test_the_pointer_wins_over_a_higher_step(tmp_path: Path) -> None:
     save_on(1, tmp_path, 1, 20)
     save_on(1, tmp_path, 1, 10)
-    assert load(tmp_path).step == 10
+    assert load(tmp_path, ORIGIN, [0], Ranks()).step == 10
 
 
 def test_no_checkpoint_at_all_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        load(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} holds no complete checkpoint: start the run anew, or name another folder."
+    expected = (
+        f"{tmp_path} holds no whole checkpoint: start anew by "
+        f"'nerfxl fit {tmp_path.parent / 'scene.yaml'}'."
     )
+    for look in (latest, lambda folder: load(folder, ORIGIN, [0], Ranks())):
+        with pytest.raises(UserError) as caught:
+            look(tmp_path)
+        assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("victim", ["tile-0001.safetensors", "manifest.json", "latest"])
@@ -308,13 +406,13 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(
 ) -> None:
     save_on(1, tmp_path, 2, 10)
 
-    def crash(path: Path, content: bytes | str) -> None:
+    def crash(path: Path, content: Any) -> None:
         if path.name == victim:
             path.with_name(f".{victim}.1.tmp").write_bytes(b"half")
             raise RuntimeError("killed")
         runs.write_atomic(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomic", crash)
+    monkeypatch.setattr(saver, "write_atomic", crash)
     with pytest.raises(RuntimeError, match="killed"):
         save_on(1, tmp_path, 2, 20)
     assert latest(tmp_path).name == "step-000000010"
@@ -329,22 +427,22 @@ def test_a_full_disk_on_one_rank_stops_all_of_them(
 ) -> None:
     save_on(1, tmp_path, 2, 10)
 
-    def full(path: Path, content: bytes | str) -> None:
+    def full(path: Path, content: Any) -> None:
         if path.name == "tile-0001.safetensors":
             raise UserError(f"{path} could not be written: No space left on device.")
         runs.write_atomic(path, content)
 
-    monkeypatch.setattr(checkpoint, "write_atomic", full)
-    meeting = Meeting(2)
+    monkeypatch.setattr(saver, "write_atomic", full)
 
-    def one(rank: int) -> str:
-        ranks = ThreadRanks(rank, 2, meeting=meeting)
+    def one(ranks: Ranks) -> str:
         with pytest.raises(UserError) as caught:
-            save(tmp_path, 20, {rank: tile(rank)}, SHARED, {}, ranks)
+            save(tmp_path, {ranks.rank: tile(ranks.rank)}, ranks, 20)
         return str(caught.value)
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(one, range(2))
-    assert first == "another rank could not write its part of the checkpoint: see its log."
-    assert second.endswith("tile-0001.safetensors could not be written: No space left on device.")
-    assert latest(tmp_path).name == "step-000000010"
+    expected = (
+        "the checkpoint of step 20 is not stored, older ones are kept: "
+        f"{tmp_path / 'step-000000020.tmp' / 'tile-0001.safetensors'} could not be written: "
+        "No space left on device."
+    )
+    assert together(2, one) == [expected, expected]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-000000010"]

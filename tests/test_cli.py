@@ -18,8 +18,11 @@ import pytest
 from PIL import Image
 
 from nerfxl import checkpoint, cli
+from nerfxl.checkpoint import Origin
+from nerfxl.prepare import read_back
 from nerfxl.ranks import Ranks
 from nerfxl.runs import RunFolder
+from nerfxl.saver import Saver
 
 WriteScene = Callable[..., Path]
 BRIGHTON = Path(__file__).parents[2] / "shared" / "data" / "odm_brighton"
@@ -331,20 +334,92 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert not (tmp_path / "runs").exists()
 
 
-def test_another_scene_is_no_continuation(
-    fitted: Fitted, here: Here, scene_file: WriteScene
-) -> None:
-    scene = fitted.output.parent / "cube.yaml"
+@pytest.mark.parametrize("key", ["field.levels", "seed", "train", "capture.path"])
+def test_another_scene_is_no_continuation(fitted: Fitted, here: Here, key: str) -> None:
     before = (fitted.run / "scene.yaml").read_bytes()
-    said = here("fit", scene, "--resume", fitted.run, "--set", "field.levels=2", "--nproc", 1)
-    refused(said, f"{fitted.run}: cannot go on with {scene}: field differs from the run's")
-    foreign = scene_file("foreign", seed=1, partition={"tiles": 3})
-    said = here("fit", foreign, "--resume", fitted.run, "--nproc", 1)
-    refused(said, "seed, partition, field, sampling differs")
-    missing = here("fit", scene, "--resume", fitted.output / "never", "--nproc", 1)
-    refused(missing, "is not a run folder")
+    said = here("resume", fitted.run, "--set", f"{key}=2", "--nproc", 1)
+    refused(
+        said,
+        f"--set {key}=2: {key} cannot change while {fitted.run} goes on, only train.steps, "
+        "train.learning_rate, train.checkpoint_every, train.log_every, train.eval_every, exchange "
+        f"may; start a new run by 'nerfxl fit {fitted.run / 'scene.yaml'}'.",
+    )
     assert (fitted.run / "scene.yaml").read_bytes() == before
     assert RunFolder.open(fitted.run).status().state == "completed"
+
+
+def test_resume_needs_a_run_with_a_checkpoint(fitted: Fitted, here: Here, tmp_path: Path) -> None:
+    refused(here("resume", fitted.output / "never", "--nproc", 1), "is not a run folder")
+    refused(here("resume", "--output-dir", tmp_path), "holds no run: start one with 'nerfxl fit'")
+    refused(here("resume", fitted.run, "--nproc", 9), "--nproc 9: the scene has 4 tiles")
+    shutil.copytree(fitted.run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    said = here("resume", tmp_path / "run", "--nproc", 1)
+    refused(said, "holds no whole checkpoint: start anew by 'nerfxl fit")
+    assert RunFolder.open(tmp_path / "run").status().state == "completed"
+
+
+@pytest.fixture
+def damaged(fitted: Fitted, tmp_path: Path) -> RunFolder:
+    """A run whose newest checkpoint has a flipped bit, in a shard that rank 1 of 2 reads."""
+    shutil.copytree(fitted.on_two, tmp_path / "cube" / "run")
+    run = RunFolder.open(tmp_path / "cube" / "run")
+    shard = run.checkpoints / "step-000000015" / "tile-0001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    return run
+
+
+def test_scores_and_pictures_are_of_the_newest_whole_checkpoint(
+    damaged: RunFolder, here: Here
+) -> None:
+    shard = damaged.checkpoints / "step-000000015" / "tile-0001.safetensors"
+    note = f"nerfxl: {shard} is damaged: its sha256 is not the manifest's. "
+    note += "Trying the checkpoint before it.\n"
+    said = nerfxl("eval", damaged.path, "--nproc", 2, "--json")
+    assert (said.code, said.err) == (0, note)
+    assert json.loads(said.out)["step"] == 10
+    assert here("render", damaged.path, "--nproc", 1, "--quiet") == (0, "", note)
+
+
+def test_inspect_tells_what_is_whole(fitted: Fitted, here: Here) -> None:
+    said = here("inspect", "--output-dir", fitted.output, "--json")
+    assert (said.code, said.err) == (0, "")
+    found = json.loads(said.out)
+    assert (found["status"]["state"], found["scene"], found["tiles"]) == ("completed", "cube", 4)
+    assert found["fault"] == ""
+    newest, older = found["checkpoints"]
+    assert (newest["step"], older["step"], newest["ranks"]) == (15, 10, 1)
+    assert newest["bytes"] > 4 * 3 * 512 * 2 * 4
+    assert 0 < newest["age"] < 600
+    assert sorted(newest["tensors"]) == [
+        "shared.safetensors",
+        *(f"tile-000{tile}.safetensors" for tile in range(4)),
+    ]
+    assert all(newest["tensors"].values())
+    shown = here("inspect", fitted.run)
+    assert shown.code == 0
+    assert "state      completed" in shown.out
+    assert shown.out.count("whole") == 2
+
+
+def test_inspect_names_what_is_damaged(damaged: RunFolder, here: Here) -> None:
+    fault = f"{damaged.checkpoints / 'step-000000015' / 'tile-0001.safetensors'} is damaged: "
+    fault += "its sha256 is not the manifest's"
+    said = here("inspect", "--output-dir", damaged.path.parent.parent)
+    refused(said, f"{fault}; step 10 is whole, and taken in its place.")
+    assert f"damaged    {fault}." in said.out
+    as_json = here("inspect", damaged.path, "--json")
+    refused(as_json, fault)
+    first, second = json.loads(as_json.out)["checkpoints"]
+    assert (first["faults"], second["faults"]) == ([f"{fault}."], [])
+    assert len(first["tensors"]) == 4
+    for folder in damaged.checkpoints.glob("step-*"):
+        (folder / "manifest.json").unlink()
+    refused(here("inspect", damaged.path), "holds no whole checkpoint: start anew by")
+    shutil.rmtree(damaged.checkpoints)
+    refused(here("inspect", damaged.path), "holds no whole checkpoint: start anew by")
 
 
 def test_a_rank_that_finds_a_bad_tile_names_it_to_all(
@@ -353,13 +428,15 @@ def test_a_rank_that_finds_a_bad_tile_names_it_to_all(
     """Tile 2 belongs to the second of two processes; its table is spoilt in the checkpoint."""
     shutil.copytree(fitted.on_two, tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
-    found = checkpoint.load(run.checkpoints)
+    scene = read_back(run)
+    origin = Origin.of(run, scene.spec.name, scene.plan)
+    found = checkpoint.load(run.checkpoints, origin, range(4), Ranks())
     found.tiles[2]["table"].fill_(float("nan"))
-    checkpoint.save(run.checkpoints, 15, found.tiles, found.shared, found.meta, Ranks())
-    said = here("fit", run.scene, "--resume", run.path, "--steps", 20, "--nproc", 2, "--quiet")
-    assert said.code == 2
-    assert "step 16: tile 2 holds numbers that are not finite" in said.err
-    assert "Traceback" not in said.err
+    saver = Saver(run.checkpoints, origin, Ranks())
+    saver.start(15, found.tiles, found.shared, found.meta)
+    saver.finish()
+    said = here("resume", run.path, "--set", "train.steps=20", "--nproc", 2, "--quiet")
+    refused(said, "step 16: tile 2 holds numbers that are not finite")
     status = run.status()
     assert status.state == "failed"
     assert "step 16: tile 2 holds numbers that are not finite" in status.reason
@@ -401,7 +478,8 @@ def test_ctrl_c_keeps_what_was_learned(
     assert (run.checkpoints / f"step-{status.step:09d}" / "manifest.json").is_file()
 
     goal = status.step + 3
-    again = here("fit", scene, "--resume", run.path, "--steps", goal, "--nproc", 1, "--json")
+    more = ("--set", f"train.steps={goal}")
+    again = here("resume", "--output-dir", out, *more, "--nproc", 1, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["step"] == goal
     assert run.status().state == "completed"

@@ -64,7 +64,7 @@ def test_what_runs_in_ci_is_that_line_alone() -> None:
 
 def test_every_verb_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"fit", "plan", "eval", "render"}
+    assert shown >= {"fit", "resume", "plan", "eval", "render", "inspect"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -84,11 +84,11 @@ def test_a_command_is_understood(
             if name in ("fit", "plan"):
                 lists = [one for one in arguments if isinstance(one, list)]
                 load_scene(arguments[0], device="cpu", overrides=lists[0])
-            return {}
+            return {"fault": ""}
 
         return stand_in
 
-    for name in ("fit", "plan", "evaluate", "render"):
+    for name in ("fit", "resume", "plan", "evaluate", "render", "inspect"):
         monkeypatch.setattr(commands, name, verb(name))
     words = shlex.split(command)[1:]
     outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)

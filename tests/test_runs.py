@@ -182,3 +182,10 @@ def test_a_torn_line_does_not_swallow_the_next(run: RunFolder) -> None:
         '{"step": 4}',
         "",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_line_for_which_there_is_no_room_is_said() -> None:
+    with pytest.raises(UserError) as caught, MetricsLog(Path("/dev/full")) as log:
+        log.append({"step": 1})
+    assert str(caught.value) == "/dev/full could not be written: No space left on device."

@@ -26,7 +26,9 @@ TRAIN_KEYS = (
     "steps, rays, learning_rate, optimiser, eps, warmup_steps, schedule, losses, "
     "checkpoint_every, log_every, eval_every"
 )
-SCENE_KEYS = "name, seed, capture, bounds, partition, field, sampling, train, exchange, cameras, profiles"
+SCENE_KEYS = (
+    "name, seed, capture, bounds, partition, field, sampling, train, exchange, cameras, profiles"
+)
 
 
 def load(folder: Path, text: str | bytes, *overrides: str, device: Device = "cpu") -> Scene:

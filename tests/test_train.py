@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nerfxl import commands, losses, train
+from nerfxl import commands, losses, saver, train
 from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.model import Model
-from nerfxl.runs import RunFolder
+from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
 from nerfxl.train import Ahead, first_rays, learns_proposal, next_rays, padding
@@ -30,25 +31,31 @@ OCCUPANCY = {"method": "occupancy"}
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
-def fit(
-    scene: Path,
-    output: Path,
-    *,
-    resume: Path | None = None,
-    overrides: Sequence[str] = (),
-    nproc: int = 1,
-) -> dict[str, Any]:
+def fit(scene: Path, output: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     speaker = commands.Speaker(quiet=True)
-    return commands.fit(scene, output, nproc, "cpu", overrides, resume, False, speaker)
+    return commands.fit(scene, output, 1, "cpu", overrides, False, speaker)
+
+
+def resume(run: Path, overrides: Sequence[str] = (), nproc: int = 1) -> dict[str, Any]:
+    speaker = commands.Speaker(quiet=True)
+    return commands.resume(run, Path("nowhere"), nproc, "cpu", overrides, speaker)
 
 
 def stored(run: Path) -> dict[str, Tensor]:
     """All tensors of the newest checkpoint: parameters, moments, grids."""
     return {
-        f"{file.name}/{name}": tensor
+        f"{file.name}/{name}": tensor.clone()  # of the file, not a view of it
         for file in sorted(latest(run / "checkpoints").glob("*.safetensors"))
         for name, tensor in load_file(file).items()
     }
+
+
+def same_tensors(expected: Path, found: Path) -> None:
+    """Two runs have stored the same, bit for bit."""
+    one, other = stored(expected), stored(found)
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(other[name], tensor), name
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -101,14 +108,25 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     assert (status.state, status.step, status.steps) == ("interrupted", 7, 10)
     assert latest(run.checkpoints).name == "step-000000007"
 
-    fit(scene, tmp_path / "parts", resume=run.path)
+    resume(run.path)
     assert run.status().state == "completed"
-    expected, found = stored(whole), stored(run.path)
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(found[name], tensor), name
+    same_tensors(whole, run.path)
     assert [line["step"] for line in lines(run.path)] == [5, 10]
     assert lines(whole)[0]["loss"] == lines(run.path)[0]["loss"]
+
+
+@pytest.mark.parametrize(("begun", "finished"), [(2, 2)])
+def test_a_run_of_several_processes_goes_on_bit_for_bit(
+    scene_file: WriteScene, tmp_path: Path, begun: int, finished: int
+) -> None:
+    scene = scene_file(train={"schedule": {"milestones": []}})
+    speaker = commands.Speaker(quiet=True)
+    for name, steps in (("whole", 10), ("parts", 5)):
+        override = [f"train.steps={steps}"]
+        commands.fit(scene, tmp_path / name, begun, "cpu", override, False, speaker)
+    run = RunFolder.newest(tmp_path / "parts").path
+    assert resume(run, ["train.steps=10"], finished)["step"] == 10
+    same_tensors(RunFolder.newest(tmp_path / "whole").path, run)
 
 
 def test_a_completed_run_takes_more_steps(scene_file: WriteScene, tmp_path: Path) -> None:
@@ -117,39 +135,58 @@ def test_a_completed_run_takes_more_steps(scene_file: WriteScene, tmp_path: Path
     whole = Path(fit(scene, tmp_path / "whole")["run"])
     first = fit(scene, tmp_path / "parts", overrides=["train.steps=5"])
     run = Path(first["run"])
-    second = fit(scene, tmp_path / "parts", resume=run)
+    scene.unlink()  # the run's own folder says all that is needed
+    second = resume(run, overrides=["train.steps=10"])
     assert second["run"] == first["run"]
     assert (first["step"], second["step"]) == (5, 10)
     assert second["train_seconds"] > first["train_seconds"]
-    expected, found = stored(whole), stored(run)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    same_tensors(whole, run)
     assert sorted(path.name for path in (run / "eval").iterdir()) == [
         "step-000000005",
         "step-000000010",
     ]
+    with pytest.raises(UserError) as caught:
+        resume(run, overrides=["train.steps=9"])
+    assert str(caught.value) == (
+        f"{run} has done 10 steps, and train.steps is 9: ask for more, by --set train.steps=20."
+    )
+    assert RunFolder.open(run).status().steps == 10
 
 
 def test_a_run_goes_on_at_a_lower_rate(scene_file: WriteScene, tmp_path: Path) -> None:
     """As the error of a tile that is not finite advises."""
     scene = scene_file(train={"schedule": {"milestones": []}})
     run = Path(fit(scene, tmp_path / "runs", overrides=["train.steps=5"])["run"])
-    fit(scene, tmp_path / "runs", resume=run, overrides=["train.learning_rate=0.001"])
-    assert [line["learning_rate"] for line in lines(run)] == [0.01, 0.001]
-    with pytest.raises(
-        UserError, match=r"train differs from the run's scene\.yaml; only train\.steps and "
-    ):
-        fit(scene, tmp_path / "runs", resume=run, overrides=["train.rays=32"])
+    resume(run, overrides=["train.learning_rate=0.001", "train.steps=10", "train.log_every=1"])
+    rates = [line["learning_rate"] for line in lines(run)]
+    assert rates == [0.01] + 5 * [0.001]
 
 
 def test_resuming_a_completed_run_scores_it_again(scene_file: WriteScene, tmp_path: Path) -> None:
     scene = scene_file()
     first = fit(scene, tmp_path / "runs")
     before = stored(Path(first["run"]))
-    again = fit(scene, tmp_path / "runs", resume=Path(first["run"]))
+    again = resume(Path(first["run"]))
     assert again["per_image"] == first["per_image"]
     assert all(torch.equal(before[n], t) for n, t in stored(Path(first["run"])).items())
     assert RunFolder.open(Path(first["run"])).status().state == "completed"
+
+
+def test_what_a_damaged_checkpoint_lost_is_learned_again(
+    scene_file: WriteScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 10 is damaged: the run goes back to 5, and comes to the same numbers."""
+    run = Path(fit(scene_file(), tmp_path / "runs")["run"])
+    before = stored(run)
+    shard = latest(run / "checkpoints") / "tile-0003.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert resume(run)["step"] == 10
+    after = stored(run)
+    assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
+    assert f"{shard} is damaged" in capsys.readouterr().err
+    assert [line["step"] for line in lines(run)] == [5, 10, 10]
 
 
 def test_old_checkpoints_are_cleared_away(scene_file: WriteScene, tmp_path: Path) -> None:
@@ -182,11 +219,16 @@ def test_a_tile_that_is_not_finite_is_named_and_the_checkpoint_kept(
     sampling: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    at_step(monkeypatch, 7, spoil)
+    def slowly(path: Path, content: Any) -> None:  # step 5 is being written when 6 goes wrong
+        time.sleep(0.2 * (path.suffix == ".safetensors"))
+        write_atomic(path, content)
+
+    monkeypatch.setattr(saver, "write_atomic", slowly)
+    at_step(monkeypatch, 6, spoil)
     with pytest.raises(UserError) as caught:
         fit(scene_file(sampling=sampling), tmp_path / "runs")
     assert str(caught.value) == (
-        "step 7: tile 1 holds numbers that are not finite. The last checkpoint is kept; go on from "
+        "step 6: tile 1 holds numbers that are not finite. The last checkpoint is kept; go on from "
         "it with a lower train.learning_rate, and look at the images that this tile sees."
     )
     run = RunFolder.newest(tmp_path / "runs")

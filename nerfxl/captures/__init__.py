@@ -6,12 +6,21 @@ from pathlib import Path
 
 from nerfxl.captures.capture import Capture, Split, View, assemble
 from nerfxl.captures.colmap import FOLDERS, model_folder, read_colmap
-from nerfxl.captures.images import image_size, load_image, load_mask
+from nerfxl.captures.images import check_image, image_size, load_image, load_mask
 from nerfxl.captures.synthetic import TRAIN, read_synthetic
 from nerfxl.captures.transforms import FILE, read_transforms
 from nerfxl.errors import UserError
 
-__all__ = ["Capture", "Split", "View", "image_size", "load_image", "load_mask", "read_capture"]
+__all__ = [
+    "Capture",
+    "Split",
+    "View",
+    "check_image",
+    "image_size",
+    "load_image",
+    "load_mask",
+    "read_capture",
+]
 
 FORMATS = {"colmap": read_colmap, "transforms": read_transforms, "synthetic": read_synthetic}
 _DEFAULT_SPLIT = Split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +15,10 @@ from nerfxl.cameras import MODELS, Camera
 from nerfxl.errors import UserError
 
 EVERY = 8  # the usual share of held-out images, where the capture and the scene say nothing
+FARTHEST = 1e9  # source units; float64 knows a ten-millionth of a unit there
 _ORTHONORMAL = 1e-3
+_LONGEST_NAME, _LONGEST_PATH = 255, 1000  # what file systems take
+_FOCAL = (1e-3, 1e6)  # of a lens, in longer edges of the picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +149,17 @@ def assemble(root: Path, found: Found, split: Split, max_megapixels: float, note
     _check_names([photograph.name for photograph in photographs], found)
     for photograph in photographs:
         _check_camera(photograph, found, max_megapixels)
+        _check_place(photograph, found)
     if not np.isfinite(found.points).all():
         row = int(np.flatnonzero(~np.isfinite(found.points).all(axis=1))[0])
         raise UserError(
             f"{found.source}: point {row} of {len(found.points)} has a coordinate that is not a "
             "finite number; remove it."
+        )
+    if len(found.points) and (far := np.abs(found.points).max(axis=1)).max() > FARTHEST:
+        raise UserError(
+            f"{found.source}: point {int(far.argmax())} of {len(found.points)} has the coordinate "
+            f"{far.max():.4g}, beyond {FARTHEST:g}; remove it, or move the origin near the scene."
         )
     held_out = _divide(photographs, found, split)
     views = tuple(
@@ -207,19 +217,40 @@ def present(
 
 
 def inside(root: Path, name: str, where: str) -> Path:
-    """Return root / name, for a relative name that does not lead out of root (links may).
+    """Return root / name, for a relative name that does not lead out of root.
+
+    root and a folder right in it may be links, to photographs on a larger disk; what lies deeper
+    may not lead out of these.
 
     Raises
     ------
-    UserError: the name is empty, absolute, has '..', a backslash or a NUL.
+    UserError: the name is empty, absolute, has '..', a backslash or a NUL, or a link leads out.
     """
-    path = PurePosixPath(name)
-    if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
+    shown = name if len(name) <= 80 else f"{name[:77]}..."
+    if not _is_relative(name):
         raise UserError(
-            f"{where}: {name!r} is no path inside the capture's folder; write it relative to the "
+            f"{where}: {shown!r} is no path inside the capture's folder; write it relative to the "
             "folder, with forward slashes and without '..'."
         )
+    path = PurePosixPath(name)
+    base = os.path.realpath(root / path.parts[0] if len(path.parts) > 1 else root)
+    if not Path(os.path.realpath(root / path)).is_relative_to(base):
+        raise UserError(
+            f"{where}: {shown!r} is a link that leads out of the capture's folder; put the file "
+            "itself there."
+        )
     return root / path
+
+
+def _is_relative(name: str) -> bool:
+    path = PurePosixPath(name)
+    try:
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    except UnicodeEncodeError:  # half of a character
+        return False
+    fits = 0 < longest <= _LONGEST_NAME and len(name) <= _LONGEST_PATH
+    strange = "\\" in name or "\0" in name
+    return fits and not strange and not path.is_absolute() and ".." not in path.parts
 
 
 def rigid(matrix: NDArray[np.float64], where: str) -> NDArray[np.float64]:
@@ -277,6 +308,21 @@ def _check_camera(photograph: Photograph, found: Found, max_megapixels: float) -
             f"{photograph.image}: the image has {megapixels:.1f} megapixels "
             f"({camera.width} x {camera.height}), above capture.max_megapixels "
             f"{max_megapixels:g}; raise the limit or shrink the image."
+        )
+    focal = camera.params[0] / max(camera.width, camera.height)
+    if not _FOCAL[0] <= focal <= _FOCAL[1]:
+        raise UserError(
+            f"{where} has a focal length of {camera.params[0]:.4g} pixels in pictures of "
+            f"{camera.width} x {camera.height}: no lens has; correct it."
+        )
+
+
+def _check_place(photograph: Photograph, found: Found) -> None:
+    far = float(np.abs(photograph.pose[:, 3]).max())
+    if far > FARTHEST:
+        raise UserError(
+            f"{found.source}: the camera of {photograph.name!r} stands at the coordinate {far:.4g},"
+            f" beyond {FARTHEST:g}; correct its pose, or move the origin near the scene."
         )
 
 

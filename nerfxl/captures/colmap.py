@@ -8,6 +8,8 @@ holds the pose of every registered image, with or without them.
 from __future__ import annotations
 
 import mmap
+import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from nerfxl.errors import UserError
 
 FOLDERS = ("sparse/0", "sparse", ".")
 _FILES = ("cameras", "images", "points3D")
+_HEAD = 1000  # bytes in which COLMAP's remarks at the top of a text file end
 _NAMES = tuple(MODELS)  # in the order of COLMAP's numbers
 
 _Cameras = dict[int, Camera]
@@ -254,6 +257,22 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\n")
 
 
+def _check_whole(path: Path, kind: str, found: int) -> None:
+    """Refuse a text file that was cut short, where COLMAP wrote at its top how much it holds."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        file.seek(-1, os.SEEK_END)
+        ended = file.read() == b"\n"
+    announced = re.search(rb"^# Number of \w+: (\d+)", head, re.MULTILINE)
+    if announced and found < int(announced[1]):
+        raise UserError(
+            f"{path}: the file announces {int(announced[1])} {kind}s at its top and holds {found}; "
+            "copy it again, or correct the number."
+        )
+    if announced and not ended:
+        raise UserError(f"{path}: the file ends in the middle of a line; copy it again.")
+
+
 def _bad_line(path: Path, number: int, kind: str) -> UserError:
     return UserError(f"{path}, line {number}: this is no {kind} as COLMAP writes it.")
 
@@ -269,6 +288,7 @@ def _text_cameras(path: Path) -> _Cameras:
         except (ValueError, OverflowError):
             raise _bad_line(path, number, "camera") from None
         cameras[int(key)] = camera
+    _check_whole(path, "camera", len(cameras))
     return cameras
 
 
@@ -288,6 +308,7 @@ def _text_images(path: Path) -> list[_Image]:
             raise _bad_line(path, number, "image") from None
         images.append((name.strip(), key, _pose(values[:4], values[4:], f"{path}: {name!r}")))
         next(lines, None)  # the keypoints of the image, possibly none
+    _check_whole(path, "image", len(images))
     return images
 
 
@@ -303,4 +324,5 @@ def _text_points(path: Path) -> _Points:
         except ValueError:
             raise _bad_line(path, number, "point") from None
         rows.append(values)
+    _check_whole(path, "point", len(rows))
     return _split_columns(rows)

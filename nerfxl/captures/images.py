@@ -58,14 +58,21 @@ def load_image(view: View) -> NDArray[np.uint8]:
     if view.image is None:
         raise UserError(f"view {view.name!r} has no image to load.")
     with _opened(view.image) as image:
-        _check_size(view, view.image, image.size)
-        if image.mode not in _EIGHT_BITS:
-            raise UserError(
-                f"{view.image}: pixels of kind {image.mode!r} are not read; "
-                "store 8 bits a channel, RGB or RGBA."
-            )
+        _check_header(view, view.image, image)
         small = _decoded(view.image, image, view.divisor)
         return np.array(small, dtype=np.uint8)
+
+
+def check_image(view: View) -> None:
+    """Look at the photograph of a view as far as that is possible without decoding it.
+
+    Raises
+    ------
+    UserError: as `load_image`, but for what is broken inside the file.
+    """
+    if view.image is not None:
+        with _opened(view.image) as image:
+            _check_header(view, view.image, image)
 
 
 def load_mask(view: View) -> NDArray[np.bool_] | None:
@@ -141,6 +148,15 @@ def _colours(image: Image.Image) -> str:
         image.mode == "P" and "transparency" in image.info
     )
     return "RGBA" if transparent else "RGB"
+
+
+def _check_header(view: View, path: Path, image: Image.Image) -> None:
+    _check_size(view, path, image.size)
+    if image.mode not in _EIGHT_BITS:
+        raise UserError(
+            f"{path}: pixels of kind {image.mode!r} are not read; "
+            "store 8 bits a channel, RGB or RGBA."
+        )
 
 
 def _check_size(view: View, path: Path, found: tuple[int, int]) -> None:

@@ -75,7 +75,7 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: this is not JSON: {error.msg}."
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8; numbers or brackets without end
         raise UserError(f"{path}: this is not JSON: {error}.") from error
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read: {error.strerror}.") from error
@@ -130,7 +130,7 @@ def _matrix(values: Mapping[str, Any], key: str, where: str) -> NDArray[np.float
     rows = values.get(key)
     try:
         matrix = np.array(rows, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape not in ((4, 4), (3, 4)):
         raise UserError(f"{where}: {key} must be 4 rows (or 3) of 4 numbers.")
@@ -202,9 +202,12 @@ def _number(values: Mapping[str, Any], key: str, where: str, default: float) -> 
     value = values.get(key)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        raise UserError(f"{where}: {key} is {value!r}; it must be a finite number.")
-    return float(value)
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
+            return float(value)
+    except OverflowError:
+        value = "a number of very many digits"
+    raise UserError(f"{where}: {key} is {value!r}; it must be a finite number.")
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:
@@ -228,7 +231,8 @@ class _Undo:
         self.rotation, self.shift = applied[:, :3].T, applied[:, 3]
 
     def points(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray((points / self.scale - self.shift) @ self.rotation.T)
+        with np.errstate(all="ignore"):  # what is not finite is refused by name, later
+            return np.asarray((points / self.scale - self.shift) @ self.rotation.T)
 
     def pose(self, pose: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack([self.rotation @ pose[:, :3], self.points(pose[:, 3])])
