@@ -220,7 +220,7 @@ def test_what_cannot_be_planned_for_is_refused(
     unfitted = RunFolder.create(tmp_path / "runs", "cube")
     write(made, unfitted)
     unfitted.update(steps=1, state="failed")
-    refused(plan("--balance", unfitted.path), "holds no complete checkpoint")
+    refused(plan("--balance", unfitted.path), "holds no whole checkpoint")
     other = made_ready(scene, "bounds.margin=0.3")
     write(other, unfitted)
     refused(plan("--balance", unfitted.path), "the run's box is not that of", "name a run of this")
