@@ -233,7 +233,9 @@ def in_a_namespace(script: str, *arguments: object) -> subprocess.CompletedProce
     """Run a shell script where it may mount what nobody else sees; skip where it may not."""
     private = ["unshare", "--map-root-user", "--mount"]
     try:
-        subprocess.run([*private, "mount", "-t", "tmpfs", "none", "/mnt"], check=True)
+        subprocess.run(
+            [*private, "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here without being root: {error}")
     one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}

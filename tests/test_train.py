@@ -21,7 +21,7 @@ from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.rays import Rays
-from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.runs import RunFolder, Status, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.train import first_rays, learns_proposal, next_rays, padding
 
@@ -175,7 +175,10 @@ def test_resuming_a_completed_run_scores_it_again(scene_file: WriteScene, tmp_pa
 
 
 def test_what_a_damaged_checkpoint_lost_is_learned_again(
-    scene_file: WriteScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene_file: WriteScene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Step 10 is damaged: the run goes back to 5, and comes to the same numbers."""
     run = Path(fit(scene_file(), tmp_path / "runs")["run"])
@@ -184,7 +187,11 @@ def test_what_a_damaged_checkpoint_lost_is_learned_again(
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
+    told: list[Status] = []
+    at_step(monkeypatch, 6, lambda _: told.append(RunFolder.open(run).status()))
     assert resume(run)["step"] == 10
+    assert (told[0].state, told[0].step) == ("running", 5)
+    assert told[0].reason == f"{shard} is damaged: its sha256 is not the manifest's."
     after = stored(run)
     assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
     assert f"{shard} is damaged" in capsys.readouterr().err
