@@ -23,6 +23,7 @@ from nerfxl.checkpoint import (
     Scalar,
     folder_name,
     newest_first,
+    read_manifest,
     shard,
     step_of,
 )
@@ -196,7 +197,16 @@ class Saver:
         if replaced.exists():
             discard(replaced)
         for old in superseded(self.folder, pending.step, self.keep_last):
-            discard(old)
+            if not self._is_foreign(old):
+                discard(old)
+
+    def _is_foreign(self, folder: Path) -> bool:
+        """Whether another run wrote a checkpoint: somebody put it there, and may want it back."""
+        try:
+            found = read_manifest(folder).origin
+        except UserError:
+            return False
+        return (found.scene, found.started) != (self.origin.scene, self.origin.started)
 
 
 def superseded(checkpoints: Path, step: int, keep_last: int | None) -> list[Path]:

@@ -338,6 +338,10 @@ def test_what_another_run_wrote_is_stepped_over_by_name(
     found = load(tmp_path, ORIGIN, [0], Ranks())
     assert found.step == 10
     assert found.passed_over[0].startswith(f"{tmp_path / 'step-000000020'} {sentence}")
+    # What is another run's is not ours to remove, when the next one is written.
+    save_on(1, tmp_path, 1, 15, keep_last=1)
+    assert (tmp_path / "step-000000020").exists() is ("plan" not in changes)
+    assert not (tmp_path / "step-000000010").exists()
 
 
 def test_a_shard_of_another_run_is_found(tmp_path: Path) -> None:

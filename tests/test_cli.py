@@ -383,6 +383,24 @@ def test_scores_and_pictures_are_of_the_newest_whole_checkpoint(
     assert here("render", damaged.path, "--nproc", 1, "--quiet") == (0, "", note)
 
 
+def test_a_checkpoint_of_another_run_is_stepped_over_by_name(
+    fitted: Fitted, here: Here, tmp_path: Path
+) -> None:
+    """Of the same scene and plan, even: it is whole, and would load."""
+    shutil.copytree(fitted.run, tmp_path / "run")
+    foreign = tmp_path / "run" / "checkpoints" / "step-000000020"
+    shutil.copytree(fitted.on_two / "checkpoints" / "step-000000015", foreign)
+    (foreign.parent / "latest").write_text("step-000000020\n")
+    said = here("eval", tmp_path / "run", "--nproc", 1, "--json")
+    started = RunFolder.open(fitted.on_two).status().started
+    assert said.err == (
+        f"nerfxl: {foreign} comes from another run, of scene 'cube', started {started}. "
+        "Trying the checkpoint before it.\n"
+    )
+    assert json.loads(said.out)["step"] == 15
+    refused(here("inspect", tmp_path / "run"), f"{foreign} comes from another run", "step 15 is")
+
+
 def test_inspect_tells_what_is_whole(fitted: Fitted, here: Here) -> None:
     said = here("inspect", "--output-dir", fitted.output, "--json")
     assert (said.code, said.err) == (0, "")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nerfxl import commands, runs, saver
-from nerfxl.checkpoint import Origin, load, newest_first, read, step_of
+from nerfxl.checkpoint import Origin, latest, load, newest_first, read, step_of
 from nerfxl.cluster import joined
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected
@@ -169,11 +169,73 @@ def limit(folder: Path) -> None:
             (folder / f"{ranks.rank}.txt").write_text(str(error))
 
 
+@pytest.mark.long
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    scene_file: WriteScene, tmp_path: Path
+) -> None:
+    """Two processes save every step; kill -9 of them all, three times; bit for bit the same."""
+    scene = scene_file(train={"steps": 120, "checkpoint_every": 1})
+    chance = random.Random(7)  # noqa: S311
+    killed = tmp_path / "killed"
+    verb: list[object] = ["fit", scene]
+    for _ in range(3):
+        process = nerfxl(*verb, "--output-dir", killed)
+        before = steps_in(killed)
+        try:
+            wait_for(lambda: steps_in(killed) > before, process)  # noqa: B023
+            time.sleep(chance.uniform(0, 0.5))
+        finally:
+            process.kill()
+            process.wait(20)
+        verb = ["resume"]
+    assert 0 < steps_in(killed) < 120
+    for words in (["resume", "--output-dir", killed], ["fit", scene, "--output-dir", tmp_path]):
+        process = nerfxl(*words)
+        assert process.wait(200) == 0
+    runs_made = RunFolder.newest(killed), RunFolder.newest(tmp_path, "cube")
+    one, other = (
+        {
+            file.name: safetensors.torch.load_file(file)
+            for file in latest(run.checkpoints).glob("*.safetensors")
+        }
+        for run in runs_made
+    )
+    assert one.keys() == other.keys()
+    for file, tensors in one.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(other[file][name], tensor), (file, name)
+
+
+def nerfxl(*words: object) -> subprocess.Popen[bytes]:
+    main = "import nerfxl.cli; nerfxl.cli.main()"
+    options = ["--nproc", "2", "--device", "cpu", "--quiet"]
+    one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", main, *map(str, words), *options],
+        env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def steps_in(output: Path) -> int:
+    """The highest step stored by any run."""
+    return max((step_of(folder) for folder in output.glob("*/*/checkpoints/step-*")), default=0)
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def in_a_namespace(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a shell script where it may mount what nobody else sees; skip where it may not."""
     private = ["unshare", "--map-root-user", "--mount"]
     try:
-        subprocess.run([*private, "mount", "-t", "tmpfs", "none", "/mnt"], check=True)
+        subprocess.run(
+            [*private, "mount", "-t", "tmpfs", "none", "/mnt"], check=True, capture_output=True
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here without being root: {error}")
     one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.model import Model
-from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.runs import RunFolder, Status, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
 from nerfxl.train import Ahead, first_rays, learns_proposal, next_rays, padding
@@ -119,14 +120,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
 def test_a_run_of_several_processes_goes_on_bit_for_bit(
     scene_file: WriteScene, tmp_path: Path, begun: int, finished: int
 ) -> None:
-    scene = scene_file(train={"schedule": {"milestones": []}})
     speaker = commands.Speaker(quiet=True)
-    for name, steps in (("whole", 10), ("parts", 5)):
-        override = [f"train.steps={steps}"]
-        commands.fit(scene, tmp_path / name, begun, "cpu", override, False, speaker)
-    run = RunFolder.newest(tmp_path / "parts").path
-    assert resume(run, ["train.steps=10"], finished)["step"] == 10
-    same_tensors(RunFolder.newest(tmp_path / "whole").path, run)
+    commands.fit(scene_file(), tmp_path / "runs", begun, "cpu", [], False, speaker)
+    whole = RunFolder.newest(tmp_path / "runs").path
+    part = tmp_path / "part"
+    shutil.copytree(whole, part)
+    shutil.rmtree(latest(part / "checkpoints"))
+    assert resume(part, nproc=finished)["step"] == 10
+    same_tensors(whole, part)
 
 
 def test_a_completed_run_takes_more_steps(scene_file: WriteScene, tmp_path: Path) -> None:
@@ -173,7 +174,10 @@ def test_resuming_a_completed_run_scores_it_again(scene_file: WriteScene, tmp_pa
 
 
 def test_what_a_damaged_checkpoint_lost_is_learned_again(
-    scene_file: WriteScene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scene_file: WriteScene,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Step 10 is damaged: the run goes back to 5, and comes to the same numbers."""
     run = Path(fit(scene_file(), tmp_path / "runs")["run"])
@@ -182,7 +186,11 @@ def test_what_a_damaged_checkpoint_lost_is_learned_again(
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
+    told: list[Status] = []
+    at_step(monkeypatch, 6, lambda _: told.append(RunFolder.open(run).status()))
     assert resume(run)["step"] == 10
+    assert (told[0].state, told[0].step) == ("running", 5)
+    assert told[0].reason == f"{shard} is damaged: its sha256 is not the manifest's."
     after = stored(run)
     assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
     assert f"{shard} is damaged" in capsys.readouterr().err
