@@ -76,13 +76,8 @@ class Crossings:
         """Some of the crossings, by a mask [P]; their slots stay."""
         return Crossings(self.rays, self.ray[keep], self.tile[keep], self.slot[keep], self.depth)
 
-    @property
-    def order(self) -> Tensor:
-        """[N, D]: 0, 1, ... for every ray, in which `spread` puts what is to be composed."""
-        return torch.arange(self.depth, device=self.ray.device).repeat(self.rays, 1)
-
     def spread(self, values: Tensor) -> Tensor:
-        """[P, C] -> [D, N, C], by slot; zeros, the identity Segment, where a ray meets fewer."""
+        """[P, C] -> [D, N, C], front to back, and zeros, the identity, where a ray meets fewer."""
         empty = values.new_zeros(self.depth * self.rays, *values.shape[1:])
         placed = empty.index_copy(0, self.slot * self.rays + self.ray, values)
         return placed.reshape(self.depth, self.rays, *values.shape[1:])

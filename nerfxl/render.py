@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from nerfxl_kernels.compose import transmittance
 from nerfxl_kernels.march import Path, march, place
 from nerfxl_kernels.resample import interlevel, optical_depth, resample
 from torch import Tensor
@@ -274,12 +273,11 @@ class Renderer:
 
         crossings, route = cast.crossings, cast.route
         tau = crossings.spread(route.to_rays(own_tau[:, None], "proposals"))[..., 0]  # [D, n]
-        before = transmittance(tau, crossings.order)
+        before = torch.exp(-_in_front(tau).cumsum(0))
         width = crossings.spread(cast.leave - cast.enter)
         end = (before * -torch.expm1(-tau) + padding * width).double().cumsum(0)
         end = (end / end[-1:].clamp(min=1e-30)).to(tau.dtype)
-        start = torch.cat([torch.zeros_like(end[:1]), end[:-1]])
-        shares = crossings.pick(torch.stack([before, start, end], -1))
+        shares = crossings.pick(torch.stack([before, _in_front(end), end], -1))
         here = route.to_tiles(shares, "proposals")
         return Proposed(bins, depth, here[:, 0]), here[:, 1:]
 
@@ -332,6 +330,11 @@ class Renderer:
                 twin = twins.get(tile, self.shared[0])
                 colours.append(twin.background(harmonics[rows]))
         return torch.cat(colours)
+
+
+def _in_front(values: Tensor) -> Tensor:
+    """Of each slot the value one slot nearer, 0 in the first: [D, n] -> [D, n]."""
+    return torch.cat([torch.zeros_like(values[:1]), values[:-1]])
 
 
 def _pick(path: Path, rays: Tensor | slice) -> Path:

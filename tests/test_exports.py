@@ -17,7 +17,7 @@ KERNELS = ROOT / "kernels" / "nerfxl_kernels"
 
 OPERATIONS = {
     "adam": ["adam"],
-    "compose": ["compose", "transmittance"],
+    "compose": ["compose"],
     "encoded_mlp": ["encoded_mlp"],
     "hash_encoding": ["hash_encoding", "resolutions"],
     "march": ["Domain", "Path", "march", "place"],

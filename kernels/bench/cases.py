@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from nerfxl_kernels import backend
 from nerfxl_kernels.adam import adam
-from nerfxl_kernels.compose import compose, transmittance
+from nerfxl_kernels.compose import compose
 from nerfxl_kernels.encoded_mlp import encoded_mlp
 from nerfxl_kernels.gpu import Launch, recorded
 from nerfxl_kernels.hash_encoding import hash_encoding, resolutions
@@ -80,9 +80,7 @@ def _segment() -> None:
 
 
 def _compose() -> None:
-    order = torch.arange(_TILES).expand(_RAYS, _TILES)
-    compose(_leaf(_TILES, _RAYS, 6), order).sum().backward()  # type: ignore[no-untyped-call]
-    transmittance(torch.zeros(_TILES, _RAYS), order)
+    compose(_leaf(_TILES, _RAYS, 6)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _adam() -> None:

@@ -114,7 +114,7 @@ class Route(ABC):
 
 def along(crossings: Crossings, values: Tensor) -> Tensor:
     """Compose the Segments of all crossings along each ray: [P, 6] -> [N, 6]."""
-    return compose(crossings.spread(values), crossings.order)
+    return compose(crossings.spread(values))
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def test_a_ray_may_be_cut_anywhere(backend: Backend, ray: list[Tensor], cuts: li
     ends = sorted([0, *(min(cut, count) for cut in cuts), count])
     with use(backend):
         pieces = [whole([tensor[a:b] for tensor in ray]) for a, b in pairwise(ends)]
-        composed = compose(torch.cat(pieces), torch.arange(len(pieces))[None])
+        composed = compose(torch.cat(pieces))
         torch.testing.assert_close(composed, whole(ray)[0], rtol=1e-13, atol=1e-13)
 
 
@@ -225,12 +225,11 @@ def test_a_ray_may_be_cut_anywhere(backend: Backend, ray: list[Tensor], cuts: li
 @LAW
 def test_a_sample_is_a_segment(backend: Backend, ray: list[Tensor]) -> None:
     density, channels, length, middle, width = ray
-    count = len(density)
     a = -torch.expm1(-density * length)
     columns = (density * length, a * middle, a * a * width / 3, *(a[:, None] * channels).unbind(-1))
     pieces = torch.stack(columns, -1)[:, None]  # [M, 1, 6]: tau, A m, A^2 delta / 3, A c
     with use(backend):
-        composed = compose(pieces, torch.arange(count)[None])
+        composed = compose(pieces)
         torch.testing.assert_close(composed, whole(ray)[0], rtol=1e-13, atol=1e-13)
 
 

@@ -1,5 +1,5 @@
-"""Ordered Segments of K tiles -> one Segment per ray."""
+"""Segments in order along each ray -> one Segment per ray."""
 
-from nerfxl_kernels.compose.op import compose, transmittance
+from nerfxl_kernels.compose.op import compose
 
-__all__ = ["compose", "transmittance"]
+__all__ = ["compose"]

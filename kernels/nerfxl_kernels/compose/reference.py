@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
 
-def compose(values: Tensor, order: Tensor, own: tuple[int, ...]) -> Tensor:
+def compose(values: Tensor) -> Tensor:
     """See `nerfxl_kernels.compose.op.compose`."""
-    mine = torch.zeros(values.shape[0], dtype=torch.bool, device=values.device)
-    mine[list(own)] = True
-    values = torch.where(mine[:, None, None], values, values.detach())
-    width = values.shape[2]
-    along = values.gather(0, order.T[..., None].expand(-1, -1, width))  # [K, N, 3 + C] by place
-    total = torch.zeros_like(along[0]) if len(along) else values.new_zeros(values.shape[1], width)
-    for tile in along:
-        total = product(total, tile)
-    return total
-
-
-def transmittance(tau: Tensor, order: Tensor) -> Tensor:
-    """See `nerfxl_kernels.compose.op.transmittance`."""
-    along = tau.gather(0, order.T)  # [K, N] by place
-    in_front = torch.nn.functional.pad(along, (0, 0, 1, 0))[:-1].cumsum(0)
-    return torch.zeros_like(tau).scatter(0, order.T, torch.exp(-in_front))
+    return reduce(product, values, values[:0].sum(0))  # of none: zeros, the identity
 
 
 def product(front: Tensor, behind: Tensor) -> Tensor:
