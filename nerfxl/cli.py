@@ -54,6 +54,18 @@ def fit(
     set_: Sets = None,
     resume: Annotated[Path | None, typer.Option(help="Run to go on with.")] = None,
     skip_missing: SkipMissing = False,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Times that all ranks start anew after one was lost.")
+    ] = 3,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds until a rank that does not answer is lost.")
+    ] = 120,
+    nnodes: Annotated[
+        int, typer.Option(min=1, help="Machines; the same command is started on each.")
+    ] = 1,
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -67,8 +79,9 @@ def fit(
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = commands.Speaker(quiet=quiet or as_json)
+    survival = commands.Survival(nnodes, rdzv_endpoint, timeout, max_restarts)
     summary = commands.fit(
-        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker
+        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker, survival
     )
     _print_json(as_json, summary)
 
@@ -139,7 +152,7 @@ def render(
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:
-    if wanted:
+    if wanted and value:
         typer.echo(json.dumps(value, indent=1))
 
 

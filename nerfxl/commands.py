@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from rich.console import Console
 
-from nerfxl import launch
-from nerfxl.cluster import choose_device, cores
+from nerfxl import places
+from nerfxl.cluster import TIMEOUT_SECONDS, device_kind
+from nerfxl.crew import Launching, hired, processes
 from nerfxl.errors import UserError
 from nerfxl.model import parameter_counts
 from nerfxl.plan_picture import picture
@@ -23,11 +24,26 @@ from nerfxl.render import FAR
 from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
 from nerfxl.spec import SceneSpec
-from nerfxl.worker import Job, work
+from nerfxl.worker import Job
 
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
 BYTES_A_SAMPLE = 1600  # counted: 400 floats of features and hidden layers with their gradients
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Where the ranks of a fit are started, and what they survive.
+
+    nnodes, endpoint: machines, and HOST:PORT of the first.
+    timeout: seconds after which a rank that does not answer is given up.
+    max_restarts: how often all ranks are started anew after one was lost.
+    """
+
+    nnodes: int = 1
+    endpoint: str | None = None
+    timeout: float = TIMEOUT_SECONDS
+    max_restarts: int = 3
 
 
 class Speaker:
@@ -51,29 +67,41 @@ def fit(
     resume: Path | None,
     skip_missing: bool,
     say: Speaker,
+    survival: Survival | None = None,
 ) -> dict[str, Any]:
-    """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds."""
-    kind = _kind(device)
-    prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
-    spec = prepared.scene.spec
-    count = processes(nproc, kind, spec.partition.tiles)
-    _tell(prepared, kind, count, say)
-    found = _report(prepared, count)
-    check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
-    if resume is None:
-        run = RunFolder.create(output_dir, spec.name)
-        write(prepared, run)
-    else:
-        run = RunFolder.open(resume)
-        _same_scene(run, prepared)
-        save_scene(prepared.scene, run.scene)
-    run.update(steps=spec.train.steps)
-    say(f"run        {run.path}")
-    if kind == "cpu":
-        say("starting   the first run compiles the kernels, about half a minute")
-    job = Job("fit", str(run.path), kind, resume=resume is not None)
-    with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
-        _do(job, run, count)
+    """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
+
+    Empty on a machine, or rank, that does not lead the others.
+    """
+    kind = device_kind(device)
+    how = survival or Survival()
+    with hired(Launching(nproc, how.nnodes, how.endpoint, how.max_restarts), kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return {}
+        prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
+        spec = prepared.scene.spec
+        count = crew.share(spec.partition.tiles)
+        _tell(prepared, kind, count, say)
+        found = _report(prepared, count)
+        sharing = _sharing(kind, crew.here)
+        check_fit(found, available_memory(kind), f"this machine's {kind}", sharing)
+        old = RunFolder.open(resume) if resume else crew.earlier_run(output_dir / spec.name)
+        run = old or RunFolder.create(output_dir, spec.name)
+        with run.locked(say):
+            if old is None:
+                write(prepared, run)
+            else:
+                _same_scene(run, prepared)
+                save_scene(prepared.scene, run.scene)
+            run.update(steps=spec.train.steps)
+            say(f"run        {run.path}")
+            if kind == "cpu":
+                say("starting   the first run compiles the kernels, about half a minute")
+            where = str(run.path.absolute())
+            job = Job("fit", where, kind, resume=resume is not None, timeout=how.timeout)
+            with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
+                crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)
 
 
@@ -87,7 +115,12 @@ def plan(
     say: Speaker,
 ) -> dict[str, Any]:
     """Cut the scene, print what it will cost, and draw it; refuses what will not fit."""
-    kind = _kind(device)
+    if places.here().size > 1:
+        raise UserError(
+            f"plan needs one process, and {places.here().starter} has started "
+            f"{places.here().size}: start it by its own name."
+        )
+    kind = device_kind(device)
     prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
     spec = prepared.scene.spec
     count = processes(nproc, kind, spec.partition.tiles)
@@ -99,9 +132,9 @@ def plan(
     write_atomic(folder / "plan.json", prepared.plan.to_json())
     capture = prepared.capture
     cameras = prepared.world.points(capture.poses()[:, :, 3])
-    places = prepared.world.points(capture.points)
+    points = prepared.world.points(capture.points)
     target = folder / "plan.png"
-    picture(prepared.plan, cameras, places, capture.point_colours, target, prepared.world.scale)
+    picture(prepared.plan, cameras, points, capture.point_colours, target, prepared.world.scale)
     say(f"written    {folder / 'plan.json'} and {target}")
     check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
     return {**found.as_json(), "plan": str(folder / "plan.json"), "picture": str(target)}
@@ -110,11 +143,16 @@ def plan(
 def evaluate(
     run_path: Path | None, output_dir: Path, nproc: int | None, device: str, say: Speaker
 ) -> dict[str, Any]:
-    """Score the newest checkpoint of a run."""
-    run = _run(run_path, output_dir, say)
-    kind = _kind(device)
-    count = processes(nproc, kind, len(read_back(run).plan))
-    _do(Job("evaluate", str(run.path), kind), run, count)
+    """Score the newest checkpoint of a run; empty on a rank that does not lead the others."""
+    kind = device_kind(device)
+    with hired(Launching(nproc), kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return {}
+        run = _run(run_path, output_dir, say)
+        crew.share(len(read_back(run).plan))
+        job = Job("evaluate", str(run.path.absolute()), kind)
+        crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)
 
 
@@ -128,58 +166,21 @@ def render(
     say: Speaker,
 ) -> None:
     """Render the newest checkpoint of a run."""
-    run = _run(run_path, output_dir, say)
-    kind = _kind(device)
-    count = processes(nproc, kind, len(read_back(run).plan))
-    start = time.monotonic()
-    _do(Job("render", str(run.path), kind, views=views, frames=frames), run, count)
+    kind = device_kind(device)
+    with hired(Launching(nproc), kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return
+        run = _run(run_path, output_dir, say)
+        crew.share(len(read_back(run).plan))
+        start = time.monotonic()
+        job = Job("render", str(run.path.absolute()), kind, views=views, frames=frames)
+        crew.work(crew.announce(job, run), run, say)
     say(f"pictures   {run.renders / views}, in {time.monotonic() - start:.0f} s")
-
-
-def processes(asked: int | None, kind: str, tiles: int) -> int:
-    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
-
-    On a CPU a process a core with one thread each beats one process whose threads share every
-    small kernel, and suffers less where other programs run: ranks wait for each other a few times
-    a step, threads hundreds of times.
-
-    Raises
-    ------
-    UserError: more were asked for than there are tiles, or torchrun started this process.
-    """
-    if launch.is_worker():
-        raise UserError(
-            "RANK and WORLD_SIZE are set, as by torchrun: nerfxl starts its processes itself; run "
-            "it by its own name and say how many by --nproc."
-        )
-    if asked is not None:
-        if asked > tiles:
-            raise UserError(
-                f"--nproc {asked}: the scene has {tiles} tiles and each process needs one; pass "
-                f"at most {tiles}, or raise partition.tiles."
-            )
-        return asked
-    units = torch.cuda.device_count() if kind == "cuda" else cores()
-    return max(1, min(units, tiles))
-
-
-def _kind(device: str) -> Literal["cpu", "cuda"]:
-    return "cuda" if choose_device(device).type == "cuda" else "cpu"
 
 
 def _sharing(kind: str, count: int) -> int:
     return count if kind == "cpu" else 1
-
-
-def _do(job: Job, run: RunFolder, count: int) -> None:
-    """Run a job here, or as several ranks; leaves with 130 or 143 where a signal stopped it."""
-    if count == 1:
-        code = work(job)
-    else:
-        path = job.write(run.job)
-        code = launch.launch("nerfxl.worker", path, count, run.logs)
-    if code:
-        raise SystemExit(code)
 
 
 def _run(path: Path | None, output_dir: Path, say: Speaker) -> RunFolder:
