@@ -113,12 +113,14 @@ class Crew:
                     f"{attempt} of {self.launching.max_restarts}", error, run, say
                 )
 
-    def _tell_of_restart(self, which: str, error: Exception, run: RunFolder, say: Say) -> None:
+    def _tell_of_restart(
+        self, which: str, error: RankFailedError, run: RunFolder, say: Say
+    ) -> None:
         step = saved_step(run)
         whence = "from the start" if step is None else f"from the checkpoint of step {step:,}"
-        say(f"restart    {which}, {whence}: {error}")
+        say(f"restart    {which}, {whence}: {error.brief}")
         if self.leads:
-            run.update(state="running", step=step or 0, reason=f"restart {which}: {error}")
+            run.update(state="running", step=step or 0, reason=f"restart {which}: {error.brief}")
 
 
 class Machines(Crew):
@@ -217,7 +219,7 @@ class Enlisted(Crew):
         try:
             _leave(work(job, self.store))
         except PeerLostError as error:
-            raise RankFailedError(f"{error}.", os.EX_UNAVAILABLE) from error
+            raise RankFailedError(str(error), None, os.EX_UNAVAILABLE) from error
 
 
 @contextmanager
@@ -309,7 +311,7 @@ def _given_up(error: RankFailedError, restarts: int) -> RankFailedError:
     if not restarts:
         return error
     times = "1 restart" if restarts == 1 else f"{restarts} restarts"
-    return RankFailedError(f"{error} Given up after {times}.", error.exit_code)
+    return RankFailedError(f"after {times}: {error.brief}", error.log, error.exit_code)
 
 
 def _starter() -> str:

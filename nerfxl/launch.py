@@ -50,17 +50,22 @@ _FAREWELL_SECONDS = 120.0
 # How long the others may go on after a rank has failed of its own accord, and after one has said
 # that it waited for another in vain: then all that are alive say so, but not all at once.
 _GRACE_SECONDS = 0.5
-_ROLL_CALL_SECONDS = 8.0
+_ROLL_CALL_SECONDS = 4.0
 
 
 class RankFailedError(UserError):
     """A worker failed; the message names the rank, how it ended and its log file.
 
+    brief: the message without the log file, which another start moves.
     may_pass: another start may end better, because a process was killed or did not answer.
     """
 
-    def __init__(self, message: str, exit_code: int, may_pass: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, brief: str, log: Path | None, exit_code: int, may_pass: bool = False
+    ) -> None:
+        super().__init__(f"{brief}; the log is {log}." if log else f"{brief}.")
+        self.brief = brief
+        self.log = log
         self.exit_code = exit_code
         self.may_pass = may_pass
 
@@ -253,7 +258,7 @@ def _verdict(endings: Sequence[Ending], asked: bool, log_dir: Path) -> int:
     code = first.exit_code
     victims = [e.words for e in endings if e.exit_code == os.EX_UNAVAILABLE and e.words]
     if victims and (first.ended or code == os.EX_UNAVAILABLE):
-        raise RankFailedError(f"{victims[0]}; the log is {log}.", os.EX_UNAVAILABLE, not asked)
+        raise RankFailedError(victims[0], log, os.EX_UNAVAILABLE, not asked)
     if code < 0:
         ended = f"was killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
@@ -261,8 +266,9 @@ def _verdict(endings: Sequence[Ending], asked: bool, log_dir: Path) -> int:
     else:
         ended = f"ended with exit code {code}" + (f" ({first.words})" if first.words else "")
     killed = code < 0
-    message = f"{name} {ended}; its log is {log}."
-    raise RankFailedError(message, 128 - code if killed else code, killed and not asked)
+    raise RankFailedError(
+        f"{name} {ended}", log, 128 - code if killed else code, killed and not asked
+    )
 
 
 def _last_line(log: Path) -> str:
