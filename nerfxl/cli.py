@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from nerfxl import __version__
+from nerfxl import __version__, places
 from nerfxl.errors import UserError
 
 app = typer.Typer(
@@ -165,14 +166,35 @@ def main() -> None:
 
     try:
         app()
+        return
     except RankFailedError as error:
         typer.echo(f"nerfxl: {error}", err=True)
-        sys.exit(2 if error.exit_code == 2 else 1)
+        code = 2 if error.exit_code == 2 else 1
     except UserError as error:
         typer.echo(f"nerfxl: {error}", err=True)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # the reader of our output went away: `nerfxl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = 1
+    except Exception:
+        if not _is_rank():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _is_rank():
+        # The group that an error left behind has threads, which may abort an orderly end, and that
+        # would hide the cause from torchrun and srun.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_rank() -> bool:
+    """Whether torchrun or srun started this process as one of several."""
+    try:
+        return places.here().size > 1
+    except UserError:
+        return False

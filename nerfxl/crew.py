@@ -16,7 +16,7 @@ from nerfxl import launch, nodes, places, rendezvous
 from nerfxl.cluster import cores, die_with_parent, meet
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
-from nerfxl.nodes import Board, Meeting, NodeLostError, Team
+from nerfxl.nodes import Board, LeaderGaveUpError, Meeting, NodeLostError, Team
 from nerfxl.places import Place
 from nerfxl.ranks import PeerLostError
 from nerfxl.runs import RunFolder
@@ -209,8 +209,11 @@ class Enlisted(Crew):
         return job
 
     def follow(self, say: Say) -> None:
-        """Take part as another rank than the first."""
-        job = Job(**self.board.hear()["job"])
+        """Take part as another rank than the first, which alone speaks to the user."""
+        try:
+            job = Job(**self.board.hear()["job"])
+        except LeaderGaveUpError as error:
+            raise SystemExit(2) from error
         self.work(job, _on_shared_disk(job), say)
 
     def work(self, job: Job, run: RunFolder, say: Say) -> None:

@@ -29,6 +29,10 @@ class NodeLostError(UserError):
     """Another machine's launcher is gone: nobody is left to start its ranks anew."""
 
 
+class LeaderGaveUpError(UserError):
+    """The process that leads has met an error, and tells it."""
+
+
 @dataclass(frozen=True)
 class Node:
     """What a machine brings: how many processes it was asked for, and how many would fit it."""
@@ -160,15 +164,17 @@ class Board:
 
         Raises
         ------
-        UserError
-            If the first has given up, or is gone.
+        LeaderGaveUpError
+            If the first has given up.
+        NodeLostError
+            If it is gone.
 
         """
         while not self.ask(lambda: self._store.check(["told"])):
             time.sleep(_HEAR_SECONDS)
         told: dict[str, Any] = json.loads(self.ask(lambda: self._store.get("told")))
         if "error" in told:
-            raise UserError(f"{self._keeper} gave up: {told['error']}")
+            raise LeaderGaveUpError(f"{self._keeper} gave up: {told['error']}")
         return told
 
     def part(self, others: range, seconds: float) -> None:
