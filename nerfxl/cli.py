@@ -80,9 +80,9 @@ def fit(
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = commands.Speaker(quiet=quiet or as_json)
-    survival = commands.Survival(nnodes, rdzv_endpoint, timeout, max_restarts)
+    launching = commands.Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
     summary = commands.fit(
-        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker, survival
+        scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker, launching
     )
     _print_json(as_json, summary)
 
@@ -164,6 +164,8 @@ def main() -> None:
     """
     from nerfxl.launch import RankFailedError
 
+    # A sentence that names a lost rank is worth more than torch's backtraces of its sockets.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
         return

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from nerfxl import places
-from nerfxl.cluster import TIMEOUT_SECONDS, device_kind
+from nerfxl.cluster import device_kind
 from nerfxl.crew import Launching, hired, processes
 from nerfxl.errors import UserError
 from nerfxl.model import parameter_counts
@@ -29,21 +29,6 @@ from nerfxl.worker import Job
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
 BYTES_A_SAMPLE = 1600  # counted: 400 floats of features and hidden layers with their gradients
-
-
-@dataclass(frozen=True)
-class Survival:
-    """Where the ranks of a fit are started, and what they survive.
-
-    nnodes, endpoint: machines, and HOST:PORT of the first.
-    timeout: seconds after which a rank that does not answer is given up.
-    max_restarts: how often all ranks are started anew after one was lost.
-    """
-
-    nnodes: int = 1
-    endpoint: str | None = None
-    timeout: float = TIMEOUT_SECONDS
-    max_restarts: int = 3
 
 
 class Speaker:
@@ -67,15 +52,15 @@ def fit(
     resume: Path | None,
     skip_missing: bool,
     say: Speaker,
-    survival: Survival | None = None,
+    launching: Launching | None = None,
 ) -> dict[str, Any]:
     """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
 
     Empty on a machine, or rank, that does not lead the others.
     """
     kind = device_kind(device)
-    how = survival or Survival()
-    with hired(Launching(nproc, how.nnodes, how.endpoint, how.max_restarts), kind) as crew:
+    launching = replace(launching or Launching(), nproc=nproc)
+    with hired(launching, kind) as crew:
         if not crew.leads:
             crew.follow(say)
             return {}
@@ -99,7 +84,7 @@ def fit(
             if kind == "cpu":
                 say("starting   the first run compiles the kernels, about half a minute")
             where = str(run.path.absolute())
-            job = Job("fit", where, kind, resume=resume is not None, timeout=how.timeout)
+            job = Job("fit", where, kind, resume=resume is not None, timeout=launching.timeout)
             with following(run.metrics, spec.train.steps, say.console, say.quiet), recording(run):
                 crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from nerfxl import launch, nodes, places, rendezvous
-from nerfxl.cluster import cores, die_with_parent, meet
+from nerfxl.cluster import TIMEOUT_SECONDS, cores, die_with_parent, meet
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
 from nerfxl.nodes import Board, LeaderGaveUpError, Meeting, NodeLostError, Team
@@ -35,11 +35,14 @@ class Launching:
 
     nproc: ranks of this machine; None, as fits it.
     nnodes, endpoint: machines, and HOST:PORT of the first.
+    timeout: seconds after which a rank that does not answer is given up.
+    max_restarts: how often all ranks are started anew after one was lost.
     """
 
     nproc: int | None = None
     nnodes: int = 1
     endpoint: str | None = None
+    timeout: float = TIMEOUT_SECONDS
     max_restarts: int = 0
 
 

@@ -177,9 +177,7 @@ def _start(
         "TORCHELASTIC_RESTART_COUNT": attempt,
         "NERFXL_LAUNCHER": os.getpid(),
     }
-    # The sentence that names a lost rank is worth more than torch's backtraces of its sockets.
-    environment = {"TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ}
-    environment |= {name: str(value) for name, value in variables.items()}
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
     with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-u", "-c", _BOOTSTRAP, module, argument],

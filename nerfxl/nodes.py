@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ANSWER_SECONDS = 30.0
 _PULSE_SECONDS = 1.0
-_LOST_SECONDS = 60.0  # without a pulse a launcher is taken for lost
+_LOST_SECONDS = 30.0  # without a pulse a launcher is taken for lost
 _PARTING_SECONDS = 10.0
 _HEAR_SECONDS = 0.2  # between looks
 
@@ -224,7 +224,7 @@ class Meeting:
             number = 0
         except OSError:  # not an address of this machine, or another launcher has it
             self._store = rendezvous.join(self.address, self.port)
-            number = int(self._store.add("came", 1))
+            number = int(answer(lambda: self._store.add("came", 1), _ANSWER_SECONDS))
         self.board = Board(self._store, number, f"the first machine, {endpoint},")
         self.node = number
         if number >= nodes:
@@ -233,7 +233,7 @@ class Meeting:
                 f"{endpoint} has its {nodes} machines already, and this is one more: raise "
                 "--nnodes on all of them, or choose another port."
             )
-        self._store.set(f"node/{number}", json.dumps(asdict(own)))
+        self.board.ask(lambda: self._store.set(f"node/{number}", json.dumps(asdict(own))))
 
     def share(self, tiles: int) -> tuple[int, ...]:
         """Wait for all machines, and share out the ranks; for the leader.

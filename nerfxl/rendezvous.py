@@ -105,7 +105,7 @@ def until(happened: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-class StoreLostError(RuntimeError):
+class StoreLostError(UserError):
     """Whoever keeps the store has ended, is stopped, or cannot be reached."""
 
 
@@ -128,7 +128,7 @@ def answer(ask: Callable[[], T], seconds: float) -> T:
     caller.start()
     caller.join(seconds)
     if not answers:
-        raise StoreLostError("the store of the ranks does not answer")
+        raise StoreLostError("the store through which the ranks meet does not answer.")
     return answers[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +148,31 @@ class Spawned(NamedTuple):
             if parent == self.process.pid and ranks:
                 found[ranks[0]] = int(entry.name)
         return found
+
+    def addresses(self) -> list[str]:
+        """Where the program and its ranks listen."""
+        return [
+            found
+            for pid in (self.process.pid, *self.workers().values())
+            for found in listening(pid)
+        ]
+
+
+def listening(pid: int) -> Iterator[str]:
+    """The addresses on which a process listens, as the kernel knows them."""
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            sockets.add(str(link.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                # Words of 32 bits, each in the order of this machine's bytes.
+                digits = fields[1].partition(":")[0]
+                words = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
+                raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+                yield str(ipaddress.ip_address(raw))
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,37 +38,19 @@ def tensors(run: Path) -> dict[str, Any]:
     return {f"{f.name}/{name}": t.tolist() for f in files for name, t in load_file(f).items()}
 
 
-def listening(pids: set[int]) -> Iterator[str]:
-    """The addresses on which processes listen."""
-    sockets = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                sockets.add(str(link.readlink()))
-            except OSError:
-                continue  # closed meanwhile
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                # Words of 32 bits, each in the order of this machine's bytes.
-                digits = fields[1].partition(":")[0]
-                words = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
-                raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-                yield str(ipaddress.ip_address(raw))
-
-
 def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_nothing_else(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until
 ) -> None:
-    scene = scene_file(train={"steps": 120, "log_every": 10, "checkpoint_every": 10})
+    scene = scene_file(train={"steps": 80, "log_every": 10, "checkpoint_every": 10})
     common = ("fit", scene, "--device", "cpu", "--nproc", 2)
     undisturbed = spawn(*common, "--output-dir", tmp_path / "calm")
     assert undisturbed.ended() == 0
     out = tmp_path / "runs"
     disturbed = spawn(*common, "--output-dir", out, "--max-restarts", 1)
+    until(lambda: len(disturbed.workers()) == 2)
+    victim = disturbed.workers()[1]
     until(lambda: len(saved(out)) > 0)
-    os.kill(disturbed.workers()[1], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert disturbed.ended() == 0, disturbed.err.read_text()
     said = [line for line in disturbed.out.read_text().splitlines() if "restart" in line]
     assert len(said) == 1
@@ -78,7 +59,7 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_nothing_else(
         "rank 1 of 2 was killed by SIGKILL (often by the system, out of memory)"
     )
     run = newest(out)
-    assert (run.status().state, run.status().step) == ("completed", 120)
+    assert (run.status().state, run.status().step) == ("completed", 80)
     assert (run.logs / "rank-1.1.log").is_file()
     assert tensors(run.path) == tensors(newest(tmp_path / "calm").path)
 
@@ -117,10 +98,9 @@ def test_a_run_keeps_to_the_loopback_keeps_others_out_and_ends_when_asked(
     program = spawn("fit", scene, "--device", "cpu", "--nproc", 2, "--output-dir", out)
     until(lambda: len(saved(out)) > 0)
 
-    workers = set(program.workers().values())
-    assert len(workers) == 2
+    assert len(program.workers()) == 2
     # The launcher's store, and gloo's socket of each rank.
-    assert list(listening({program.process.pid, *workers})) == ["127.0.0.1"] * 3
+    assert program.addresses() == ["127.0.0.1"] * 3
 
     run = newest(out)
     second = spawn("fit", run.scene, "--resume", run.path, "--nproc", 1, "--device", "cpu")
@@ -155,8 +135,11 @@ def test_a_rank_without_memory_fails_the_run_and_says_so(
     assert program.ended() == 1
     status = newest(out).status()
     assert status.state == "failed"
-    assert status.reason in program.err.read_text()
-    assert "memory" in status.reason.lower()
+    assert program.err.read_text().endswith(f"nerfxl: {status.reason}\n")
+    # What fails first for want of memory differs; it is the last line of that rank's log.
+    words = (newest(out).logs / "rank-1.log").read_text().splitlines()[-1]
+    assert status.reason.startswith("rank 1 of 2 ")
+    assert words[:300] in status.reason
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:

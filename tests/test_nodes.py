@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from nerfxl import nodes, places
+from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.nodes import Node
 from nerfxl.places import Place
@@ -57,24 +58,20 @@ def on_two_nodes(spawn: Any, endpoint: str, scene: Path, out: Path, *more: objec
     return [spawn(*command, "--nnodes", 2, "--rdzv-endpoint", endpoint, *more) for _ in range(2)]
 
 
-def leader_first(programs: list[Any]) -> list[Any]:
-    return sorted(programs, key=lambda one: "capture" not in one.out.read_text())
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_two_nodes_survive_a_killed_rank_and_learn_what_one_node_learns(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until, endpoint: str
 ) -> None:
     """All that two machines do for each other, by two launchers on one."""
-    scene = scene_file(train={"steps": 120, "log_every": 10, "checkpoint_every": 10})
+    scene = scene_file(train={"steps": 80, "log_every": 10, "checkpoint_every": 10})
     out = tmp_path / "runs"
     programs = on_two_nodes(spawn, endpoint, scene, out)
+    until(lambda: all(len(one.workers()) == 1 for one in programs))
+    leader, follower = sorted(programs, key=lambda one: list(one.workers()))
+    assert [list(one.workers()) for one in (leader, follower)] == [[0], [1]]
+    victim = follower.workers()[1]
     until(lambda: any(out.glob("*/*/checkpoints/step-*[0-9]")))
-    leader, follower = leader_first(programs)
-    (pid,) = follower.workers().values()
-    assert list(leader.workers()) == [0]
-    assert list(follower.workers()) == [1]
-    os.kill(pid, signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert [one.ended() for one in (leader, follower)] == [0, 0], leader.err.read_text()
     run = RunFolder.newest(out)
     assert run.status().state == "completed"
@@ -94,7 +91,7 @@ def test_what_the_first_machine_refuses_ends_all(
     scene_file: Any, tmp_path: Path, spawn: Any, endpoint: str
 ) -> None:
     scene = scene_file(partition={"tiles": 1})
-    programs = leader_first(on_two_nodes(spawn, endpoint, scene, tmp_path / "runs"))
+    programs = on_two_nodes(spawn, endpoint, scene, tmp_path / "runs")
     assert [one.ended() for one in programs] == [2, 2]
     said = sorted(one.err.read_text() for one in programs)
     refusal = "2 machines make 2 processes, and the scene has 1 tiles"
@@ -133,32 +130,42 @@ def two_machines() -> Iterator[list[list[str]]]:
 
 
 def test_two_machines_meet_on_the_network_between_them(
-    scene_file: Any, tmp_path: Path, spawn: Any, two_machines: list[list[str]]
+    scene_file: Any, tmp_path: Path, spawn: Any, until: Until, two_machines: list[list[str]]
 ) -> None:
     out = tmp_path / "runs"
-    command = ("fit", scene_file(), "--device", "cpu", "--nproc", 1, "--output-dir", out)
+    scene = scene_file(train={"steps": 1_000_000, "log_every": 5, "checkpoint_every": 5})
+    command = ("fit", scene, "--device", "cpu", "--nproc", 1, "--output-dir", out)
     meet = ("--nnodes", 2, "--rdzv-endpoint", "10.11.12.1:29511")
     first, second = (spawn(*command, *meet, before=before) for before in two_machines)
-    assert [second.ended(), first.ended()] == [0, 0], first.err.read_text()
-    assert RunFolder.newest(out).status().state == "completed"
-    assert "rank 1 of 2" in second.out.read_text()
+    until(lambda: any(out.glob("*/*/checkpoints/step-*[0-9]")))
+    # The store and gloo's sockets, on that network and on no other.
+    assert first.addresses() == ["10.11.12.1"] * 2
+    assert second.addresses() == ["10.11.12.2"]
+    # Ctrl-C on one machine stops the ranks of both, at the same step.
+    second.process.send_signal(signal.SIGINT)
+    assert [second.ended(), first.ended()] == [130, 130], first.err.read_text()
+    status = RunFolder.newest(out).status()
+    assert (status.state, status.reason) == ("interrupted", "stopped by Ctrl-C")
+    assert latest(RunFolder.newest(out).checkpoints).name == f"step-{status.step:09d}"
 
 
 def test_torchrun_starts_the_ranks_and_starts_them_again(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until
 ) -> None:
     out = tmp_path / "runs"
-    scene = scene_file(train={"steps": 120, "log_every": 10, "checkpoint_every": 10})
+    scene = scene_file(train={"steps": 80, "log_every": 10, "checkpoint_every": 10})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--max-restarts", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     program = spawn("fit", scene, "--device", "cpu", "--output-dir", out, before=torchrun)
+    until(lambda: len(program.workers()) == 2)
+    victim = program.workers()[1]
     until(lambda: any(out.glob("*/*/checkpoints/step-*[0-9]")))
-    os.kill(program.workers()[1], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     assert program.ended() == 0, program.err.read_text()
     (run,) = [RunFolder(path.parent) for path in out.glob("*/*/status.json")]
     assert run.status().state == "completed"
     steps = [step for step, _ in losses(out)]
-    assert steps[-1] == 120
+    assert steps[-1] == 80
     assert steps.count(10) == 1  # it went on from a checkpoint
     assert program.out.read_text().count("scores ") == 1
 
