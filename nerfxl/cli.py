@@ -75,12 +75,13 @@ def fit(
     Example: nerfxl fit scenes/university4.yaml --set train.steps=500
     """
     from nerfxl import commands
+    from nerfxl.crew import Launching
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = commands.Speaker(quiet=quiet or as_json)
-    launching = commands.Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
+    launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
     summary = commands.fit(
         scene, output_dir, nproc, device, overrides, resume, skip_missing, speaker, launching
     )

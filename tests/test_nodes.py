@@ -36,6 +36,12 @@ STEP = {
 }
 
 
+ON_ONE_CORE = (
+    "import os, runpy, sys; os.sched_setaffinity(0, {int(sys.argv.pop(1))}); sys.argv.pop(1); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -53,9 +59,14 @@ def endpoint() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def on_two_nodes(spawn: Any, endpoint: str, scene: Path, out: Path, *more: object) -> list[Any]:
+def on_two_nodes(spawn: Any, endpoint: str, scene: Path, out: Path) -> list[Any]:
     command = ("fit", scene, "--device", "cpu", "--nproc", 1, "--output-dir", out)
-    return [spawn(*command, "--nnodes", 2, "--rdzv-endpoint", endpoint, *more) for _ in range(2)]
+    meet = ("--nnodes", 2, "--rdzv-endpoint", endpoint)
+    # A core each, as if each had a machine; they would fight over all cores otherwise.
+    machines = [
+        [sys.executable, "-c", ON_ONE_CORE, str(core)] for core in sorted(os.sched_getaffinity(0))
+    ]
+    return [spawn(*command, *meet, before=(machines * 2)[i]) for i in range(2)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -87,6 +98,7 @@ def test_two_nodes_survive_a_killed_rank_and_learn_what_one_node_learns(
     assert dict(losses(out)) == dict(losses(tmp_path / "one"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="gives each launcher a core")
 def test_what_the_first_machine_refuses_ends_all(
     scene_file: Any, tmp_path: Path, spawn: Any, endpoint: str
 ) -> None:
