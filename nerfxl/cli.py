@@ -196,8 +196,8 @@ def main() -> None:
 
 
 def _is_rank() -> bool:
-    """Whether torchrun or srun started this process as one of several."""
+    """Whether torchrun or srun started this process."""
     try:
-        return places.here().size > 1
+        return places.here().is_rank
     except UserError:
         return False

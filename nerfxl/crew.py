@@ -247,7 +247,7 @@ def hired(launching: Launching, kind: Kind) -> Iterator[Crew]:
             meeting.part()
     elif launching.endpoint is not None:
         raise UserError("--rdzv-endpoint is of use with --nnodes 2 or more: say how many machines.")
-    elif place.size > 1:
+    elif place.is_rank:
         crew = Enlisted(launching, kind, place)
         with _errors_told(place.rank, crew.board, place.size):
             yield crew

@@ -110,11 +110,11 @@ def launch(module: str, argument: Path | str, team: Team, log_dir: Path, attempt
     log_dir.mkdir(parents=True, exist_ok=True)
     _keep_old_logs(log_dir, team)
     with _asked_to_stop() as asked:
-        workers = {
-            rank: _start(module, str(argument), rank, team, log_file(log_dir, rank), attempt)
-            for rank in team.ranks
-        }
+        workers: dict[int, subprocess.Popen[bytes]] = {}
         try:
+            for rank in team.ranks:
+                log = log_file(log_dir, rank)
+                workers[rank] = _start(module, str(argument), rank, team, log, attempt)
             with _shown(log_file(log_dir, 0) if 0 in workers else None):
                 ended = _watch(workers, team, attempt, asked)
         finally:
@@ -334,7 +334,10 @@ def _asked_to_stop() -> Iterator[list[int]]:
     def note(number: int, _: FrameType | None) -> None:
         asked.append(number)
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    # Under nohup the program is to outlive its terminal.
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    numbers = [n for n in _SIGNALS if n != signal.SIGHUP or not ignored]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield asked
     finally:

@@ -23,6 +23,7 @@ class Place:
     hosted: whether the launcher keeps that store; otherwise rank 0 does.
     restarts: how many times the launcher has started all ranks anew.
     own_gpus: whether every process sees its own GPU only, as its first.
+    starter: who started it as a rank: "torchrun" (or nerfxl), "srun", or "nobody".
     """
 
     rank: int = 0
@@ -35,6 +36,11 @@ class Place:
     restarts: int = 0
     own_gpus: bool = False
     starter: str = "nobody"
+
+    @property
+    def is_rank(self) -> bool:
+        """Whether it was started as a rank, be it the only one."""
+        return self.starter != "nobody"
 
     @property
     def one_machine(self) -> bool:
@@ -54,21 +60,19 @@ def here(environment: Mapping[str, str] = os.environ) -> Place:
 
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        place = _of_torchrun(environment)
-    elif _in_a_job_step(environment):
-        place = _of_slurm(environment)
-    else:
-        return Place()
-    return place if place.size > 1 else Place()
+        return _of_torchrun(environment)
+    if _in_a_job_step(environment):
+        return _of_slurm(environment)
+    return Place()
 
 
 def _of_torchrun(environment: Mapping[str, str]) -> Place:
     rank, size = _integer(environment, "RANK"), _integer(environment, "WORLD_SIZE")
     if not 0 <= rank < size:
         raise UserError(f"RANK is {rank} and WORLD_SIZE is {size}: start the run with torchrun.")
-    if size == 1:
-        return Place()
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if missing and size == 1:
+        return Place()
     if missing:
         raise UserError(
             f"WORLD_SIZE is {size}, but {' and '.join(missing)} is not set: "

@@ -268,6 +268,28 @@ time.sleep(60)
     thread.join()
 
 
+def test_a_run_under_nohup_outlives_its_terminal(start: Launch, tmp_path: Path) -> None:
+    def hang_up() -> None:
+        wait_for(lambda: all((tmp_path / f"ready-{r}").exists() for r in range(2)))
+        os.kill(os.getpid(), signal.SIGHUP)
+        (tmp_path / "hung-up").touch()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        waits = """
+(here / f"ready-{r}").touch()
+while not (here / "hung-up").exists():
+    time.sleep(0.05)
+time.sleep(0.3)
+"""
+        assert start(waits, 2) == 0
+        thread.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_rank_that_dies_while_it_is_stopped_is_not_started_again(
     start: Launch, tmp_path: Path
 ) -> None:

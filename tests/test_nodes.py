@@ -17,6 +17,7 @@ import pytest
 
 from nerfxl import nodes, places
 from nerfxl.checkpoint import latest
+from nerfxl.crew import Launching, hired
 from nerfxl.errors import UserError
 from nerfxl.nodes import Node
 from nerfxl.places import Place
@@ -250,6 +251,37 @@ def test_a_place_is_read_from_srun() -> None:
 )
 def test_who_is_no_rank_is_alone(variables: dict[str, str]) -> None:
     assert places.here(variables) == Place()
+
+
+def test_the_only_rank_of_torchrun_is_a_rank() -> None:
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "7", "TORCHELASTIC_RESTART_COUNT": "1"}
+    found = places.here({"RANK": "0", "WORLD_SIZE": "1", **meet})
+    assert (found.is_rank, found.size, found.restarts) == (True, 1, 1)
+    assert not Place().is_rank
+
+
+@pytest.mark.parametrize(
+    ("launching", "sentence"),
+    [
+        (Launching(endpoint="10.0.0.1:29500"), "--rdzv-endpoint is of use with --nnodes 2"),
+        (Launching(nnodes=2), "--rdzv-endpoint is '': it must be HOST:PORT"),
+        (Launching(nproc=3), "--nproc 3: srun has started 7 processes"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    launching: Launching, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught, hired(launching, "cpu"):
+        pass
+    assert str(caught.value).startswith(sentence)
+
+
+def test_a_plan_is_made_by_one_process(spawn: Any, scene_file: Any) -> None:
+    program = spawn("plan", scene_file(), **STEP)
+    assert program.ended() == 2
+    assert program.err.read_text().startswith("nerfxl: plan needs one process, and srun has")
 
 
 @pytest.mark.parametrize(
