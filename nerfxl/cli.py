@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from nerfxl import __version__
+from nerfxl import __version__, places
 from nerfxl.errors import UserError
 
 app = typer.Typer(
@@ -31,6 +32,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="key=value over the scene file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+MaxRestarts = Annotated[
+    int, typer.Option(min=0, help="Times that all ranks start anew after one was lost.")
+]
+Timeout = Annotated[
+    float, typer.Option(min=1, help="Seconds until a rank that does not answer is lost.")
+]
+Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same command on each.")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
+]
 SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
 
 
@@ -53,6 +64,10 @@ def fit(
     steps: Annotated[int | None, typer.Option(help="In place of train.steps.")] = None,
     set_: Sets = None,
     skip_missing: SkipMissing = False,
+    max_restarts: MaxRestarts = 3,
+    timeout: Timeout = 120,
+    nnodes: Nnodes = 1,
+    rdzv_endpoint: Endpoint = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,12 +76,14 @@ def fit(
     Example: nerfxl fit scenes/university4.yaml --set train.steps=500
     """
     from nerfxl import commands
+    from nerfxl.crew import Launching
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = commands.Speaker(quiet=quiet or as_json)
-    summary = commands.fit(scene, output_dir, nproc, device, overrides, skip_missing, speaker)
+    launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
+    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
     _print_json(as_json, summary)
 
 
@@ -79,6 +96,10 @@ def resume(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="key=value; train.steps and a few others.")
     ] = None,
+    max_restarts: MaxRestarts = 3,
+    timeout: Timeout = 120,
+    nnodes: Nnodes = 1,
+    rdzv_endpoint: Endpoint = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,9 +108,11 @@ def resume(
     Example: nerfxl resume --set train.steps=20000
     """
     from nerfxl import commands
+    from nerfxl.crew import Launching
 
     speaker = commands.Speaker(quiet=quiet or as_json)
-    summary = commands.resume(run, output_dir, nproc, device, set_ or [], speaker)
+    launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
+    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
     _print_json(as_json, summary)
 
 
@@ -218,7 +241,7 @@ def inspect(
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:
-    if wanted:
+    if wanted and value:
         typer.echo(json.dumps(value, indent=1))
 
 
@@ -229,16 +252,39 @@ def main() -> None:
     """
     from nerfxl.launch import RankFailedError
 
+    # A sentence that names a lost rank is worth more than torch's backtraces of its sockets.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
+        return
     except RankFailedError as error:
         typer.echo(f"nerfxl: {error}", err=True)
-        sys.exit(2 if error.exit_code == 2 else 1)
+        code = 2 if error.exit_code == 2 else 1
     except UserError as error:
         typer.echo(f"nerfxl: {error}", err=True)
-        sys.exit(2)
+        code = 2
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:  # the reader of our output went away: `nerfxl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        code = 1
+    except Exception:
+        if not _is_rank():
+            raise
+        traceback.print_exc()
+        code = 1
+    if _is_rank():
+        # The group that an error left behind has threads, which may abort an orderly end, and that
+        # would hide the cause from torchrun and srun.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _is_rank() -> bool:
+    """Whether torchrun or srun started this process."""
+    try:
+        return places.here().is_rank
+    except UserError:
+        return False

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from rich.console import Console
 
-from nerfxl import launch
+from nerfxl import places
 from nerfxl.balance import Sampled, balanced
 from nerfxl.balance import show as show_balance
 from nerfxl.checkpoint import Origin, latest, step_of
-from nerfxl.cluster import choose_device, cores
+from nerfxl.cluster import choose_device, cores, device_kind
 from nerfxl.cost import (
     EXCHANGES,
     Exchange,
@@ -37,9 +34,11 @@ from nerfxl.cost import (
     ladder,
 )
 from nerfxl.cost import count as count_load
+from nerfxl.crew import Crew, Launching, hired, processes
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal, resolved
 from nerfxl.inspection import inspected, show_run
+from nerfxl.launch import RankFailedError
 from nerfxl.model import parameter_counts
 from nerfxl.partition import Plan
 from nerfxl.partition import plan as cut_anew
@@ -60,7 +59,7 @@ from nerfxl.runs import RunFolder, recording, write_atomic
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import exchanged
-from nerfxl.worker import Job, work
+from nerfxl.worker import Job
 
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
@@ -79,8 +78,7 @@ class Speaker:
     """Prints for people; silent when a script reads."""
 
     def __init__(self, quiet: bool) -> None:
-        # The stream itself: `_do` lends its name to the ranks.
-        self.console = Console(file=sys.stdout, quiet=quiet, soft_wrap=True, highlight=False)
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False)
         self.quiet = quiet
 
     def __call__(self, text: str) -> None:
@@ -91,24 +89,35 @@ class Speaker:
 def fit(
     scene_path: Path,
     output_dir: Path,
-    nproc: int | None,
     device: str,
     overrides: Sequence[str],
     skip_missing: bool,
     say: Speaker,
+    launching: Launching,
 ) -> dict[str, Any]:
-    """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds."""
-    kind = _kind(device)
-    prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
-    spec = prepared.scene.spec
-    count = processes(nproc, kind, spec.partition.tiles)
-    _tell(prepared, kind, count, say)
-    found = _report(prepared, count)
-    check_fit(found, available_memory(kind), f"this machine's {kind}", _sharing(kind, count))
-    with _beginning(output_dir, spec.name) as run:
-        write(prepared, run)
-        say(f"run        {run.path}")
-        _train(run, spec.train.steps, kind, count, say)
+    """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
+
+    Empty on a machine, or rank, that does not lead the others.
+    """
+    kind = device_kind(device)
+    with hired(launching, kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return {}
+        prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
+        spec = prepared.scene.spec
+        count = crew.share(spec.partition.tiles)
+        _tell(prepared, kind, count, say)
+        found = _report(prepared, count)
+        sharing = _sharing(kind, crew.here)
+        check_fit(found, available_memory(kind), f"this machine's {kind}", sharing)
+        earlier = crew.earlier_run(output_dir / spec.name)
+        begun = nullcontext(earlier) if earlier else _beginning(output_dir, spec.name)
+        with begun as run, run.locked(say):
+            if earlier is None:
+                write(prepared, run)
+            say(f"run        {run.path}")
+            _train(crew, run, spec.train.steps, kind, say)
     return _summary(run, say)
 
 
@@ -131,30 +140,38 @@ class Prospect:
 def resume(
     run_path: Path | None,
     output_dir: Path,
-    nproc: int | None,
     device: str,
     overrides: Sequence[str],
     say: Speaker,
+    launching: Launching,
 ) -> dict[str, Any]:
-    """Go on with a run from its newest whole checkpoint, to its last step or to another."""
-    run = _run(run_path, output_dir, say)
-    _check_free(run, overrides)
-    kind = _kind(device)
-    scene = load_scene(run.scene, device=kind, overrides=overrides)
-    choose_candidate(scene)
-    before = read_back(run)
-    count = processes(nproc, kind, len(before.plan))
-    steps = scene.spec.train.steps
-    done = step_of(latest(run.checkpoints, Origin.of(run, before.spec.name, before.plan)))
-    if steps < done:
-        raise UserError(
-            f"{run.path} has done {done} steps, and train.steps is {steps}: ask for more, by "
-            f"--set train.steps={2 * done}."
-        )
-    save_scene(scene, run.scene)
-    say(f"going on   from step {done:,} to {steps:,}")
-    say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
-    _train(run, steps, kind, count, say, resume=True)
+    """Go on with a run from its newest whole checkpoint, to its last step or to another.
+
+    Empty on a machine, or rank, that does not lead the others.
+    """
+    kind = device_kind(device)
+    with hired(launching, kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return {}
+        run = _run(run_path, output_dir, say)
+        with run.locked(say):
+            _check_free(run, overrides)
+            scene = load_scene(run.scene, device=kind, overrides=overrides)
+            choose_candidate(scene)
+            before = read_back(run)
+            count = crew.share(len(before.plan))
+            steps = scene.spec.train.steps
+            done = step_of(latest(run.checkpoints, Origin.of(run, before.spec.name, before.plan)))
+            if steps < done:
+                raise UserError(
+                    f"{run.path} has done {done} steps, and train.steps is {steps}: ask for more, "
+                    f"by --set train.steps={2 * done}."
+                )
+            save_scene(scene, run.scene)
+            say(f"going on   from step {done:,} to {steps:,}")
+            say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
+            _train(crew, run, steps, kind, say, resume=True)
     return _summary(run, say)
 
 
@@ -177,9 +194,14 @@ def plan(
     say: Speaker,
 ) -> dict[str, Any]:
     """Cut the scene, print what it will cost, and draw it; refuses what will not fit."""
+    if places.here().size > 1:
+        raise UserError(
+            f"plan needs one process, and {places.here().starter} has started "
+            f"{places.here().size}: start it by its own name."
+        )
     elsewhere = prospect is not None and prospect.fabric != "loopback"
     # Plans for other machines: none of their GPUs need be here.
-    kind = "cuda" if elsewhere and device in ("auto", "cuda") else _kind(device)
+    kind = "cuda" if elsewhere and device in ("auto", "cuda") else device_kind(device)
     prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
     spec = prepared.scene.spec
     count = processes(nproc, kind, spec.partition.tiles)
@@ -198,9 +220,9 @@ def plan(
     write_atomic(folder / TRANSFORM, prepared.world.to_json())
     capture = prepared.capture
     cameras = prepared.world.points(capture.poses()[:, :, 3])
-    places = prepared.world.points(capture.points)
+    points = prepared.world.points(capture.points)
     target = folder / "plan.png"
-    picture(prepared.plan, cameras, places, capture.point_colours, target, prepared.world.scale)
+    picture(prepared.plan, cameras, points, capture.point_colours, target, prepared.world.scale)
     say(f"written    {folder / 'plan.json'} and {target}")
     if balance is not None:
         named = os.path.relpath(folder / "plan.json", prepared.scene.base)
@@ -213,11 +235,16 @@ def plan(
 def evaluate(
     run_path: Path | None, output_dir: Path, nproc: int | None, device: str, say: Speaker
 ) -> dict[str, Any]:
-    """Score the newest checkpoint of a run."""
-    run = _run(run_path, output_dir, say)
-    kind = _kind(device)
-    count = processes(nproc, kind, len(read_back(run).plan))
-    _do(Job("evaluate", str(run.path), kind), run, count)
+    """Score the newest checkpoint of a run; empty on a rank that does not lead the others."""
+    kind = device_kind(device)
+    with hired(Launching(nproc), kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return {}
+        run = _run(run_path, output_dir, say)
+        crew.share(len(read_back(run).plan))
+        job = Job("evaluate", str(run.path.absolute()), kind)
+        crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)
 
 
@@ -231,43 +258,17 @@ def render(
     say: Speaker,
 ) -> None:
     """Render the newest checkpoint of a run."""
-    run = _run(run_path, output_dir, say)
-    kind = _kind(device)
-    count = processes(nproc, kind, len(read_back(run).plan))
-    start = time.monotonic()
-    _do(Job("render", str(run.path), kind, views=views, frames=frames), run, count)
+    kind = device_kind(device)
+    with hired(Launching(nproc), kind) as crew:
+        if not crew.leads:
+            crew.follow(say)
+            return
+        run = _run(run_path, output_dir, say)
+        crew.share(len(read_back(run).plan))
+        start = time.monotonic()
+        job = Job("render", str(run.path.absolute()), kind, views=views, frames=frames)
+        crew.work(crew.announce(job, run), run, say)
     say(f"pictures   {run.renders / views}, in {time.monotonic() - start:.0f} s")
-
-
-def processes(asked: int | None, kind: str, tiles: int) -> int:
-    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
-
-    On a CPU a process a core with one thread each beats one process whose threads share every
-    small kernel, and suffers less where other programs run: ranks wait for each other a few times
-    a step, threads hundreds of times.
-
-    Raises
-    ------
-    UserError: more were asked for than there are tiles, or torchrun started this process.
-    """
-    if launch.is_worker():
-        raise UserError(
-            "RANK and WORLD_SIZE are set, as by torchrun: nerfxl starts its processes itself; run "
-            "it by its own name and say how many by --nproc."
-        )
-    if asked is not None:
-        if asked > tiles:
-            raise UserError(
-                f"--nproc {asked}: the scene has {tiles} tiles and each process needs one; pass "
-                f"at most {tiles}, or raise partition.tiles."
-            )
-        return asked
-    units = torch.cuda.device_count() if kind == "cuda" else cores()
-    return max(1, min(units, tiles))
-
-
-def _kind(device: str) -> Literal["cpu", "cuda"]:
-    return "cuda" if choose_device(device).type == "cuda" else "cpu"
 
 
 def _sharing(kind: str, count: int) -> int:
@@ -281,7 +282,7 @@ def _beginning(output_dir: Path, name: str) -> Iterator[RunFolder]:
     run = RunFolder.create(output_dir, name)
     try:
         yield run
-    except launch.RankFailedError:
+    except RankFailedError:
         raise
     except UserError:
         if not run.metrics.exists() and not any(run.checkpoints.iterdir()):
@@ -293,37 +294,16 @@ def _beginning(output_dir: Path, name: str) -> Iterator[RunFolder]:
 
 
 def _train(
-    run: RunFolder, steps: int, kind: str, count: int, say: Speaker, resume: bool = False
+    crew: Crew, run: RunFolder, steps: int, kind: str, say: Speaker, resume: bool = False
 ) -> None:
-    """Train as `count` ranks, show how it goes, and record how it ends."""
+    """Train with a crew, show how it goes, and record how it ends."""
     run.update(steps=steps)
     if kind == "cpu":
         say("starting   the first run compiles the kernels, about half a minute")
-    job = Job("fit", str(run.path), kind, resume=resume)
+    where = str(run.path.absolute())
+    job = Job("fit", where, kind, resume=resume, timeout=crew.launching.timeout)
     with following(run.metrics, steps, say.console, say.quiet), recording(run):
-        _do(job, run, count)
-
-
-class _Notes(io.TextIOBase):
-    """Where rank 0 speaks to: what it says to the user is shown, the rest is in its log."""
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines(keepends=True):
-            if line.startswith("nerfxl: "):
-                sys.stderr.write(line)
-        return len(text)
-
-
-def _do(job: Job, run: RunFolder, count: int) -> None:
-    """Run a job here, or as several ranks; leaves with 130 or 143 where a signal stopped it."""
-    if count == 1:
-        code = work(job)
-    else:
-        path = job.write(run.job)
-        with redirect_stdout(_Notes()):
-            code = launch.launch("nerfxl.worker", path, count, run.logs)
-    if code:
-        raise SystemExit(code)
+        crew.work(crew.announce(job, run), run, say)
 
 
 def _run(path: Path | None, output_dir: Path, say: Speaker) -> RunFolder:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Literal, TextIO
 
 from nerfxl.errors import UserError
@@ -196,6 +199,39 @@ class RunFolder:
         """State of the run; read it with `status`."""
         return self.path / "status.json"
 
+    @contextmanager
+    def locked(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Keep others from training in this folder while the block lasts, and no longer.
+
+        The kernel lets go when this process ends, however it ends.
+
+        note: told a sentence where the file system has no locks.
+
+        Raises
+        ------
+        UserError
+            If another process, here or on another machine, trains in it.
+
+        """
+        file = self.path / "lock"
+        with file.open("a+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path} is being trained by {_holder(file)}: wait for it, stop it, or "
+                    "start a new run."
+                ) from error
+            except OSError as error:
+                note(
+                    f"locks      none on the file system of {self.path} ({error.strerror}): see "
+                    "that no other process trains in it"
+                )
+            held.truncate(0)
+            held.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            held.flush()
+            yield
+
     def status(self) -> Status:
         """Read the state; a run whose process has died without a word is reported as failed.
 
@@ -293,16 +329,35 @@ def recording(run: RunFolder) -> Iterator[RunFolder]:
     """`with recording(run):` status.json tells the truth about how the block ended.
 
     Completed if it ends with step == steps; interrupted if it ends before that, by Ctrl-C, or with
-    exit code 130 or 143; failed, with the reason, otherwise. Errors go on their way.
+    exit code 130 or 143; failed, with the reason, otherwise. Errors go on their way. SIGTERM ends
+    the block with 143 where nothing else handles it.
     """
     run.update(state="running")
     try:
-        yield run
+        with _leaving_on_sigterm():
+            yield run
     except BaseException as error:
         with suppress(UserError):  # no room for status.json either: the error itself matters more
             _record_error(run, error)
         raise
     _record_end(run)
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, which unlike the kernel's way leaves time for a last word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _record_error(run: RunFolder, error: BaseException) -> None:
@@ -326,6 +381,11 @@ def _record_end(run: RunFolder) -> None:
     else:
         reason = f"stopped at step {status.step} of {status.steps}"
         run.update(state="interrupted", reason=reason)
+
+
+def _holder(lock: Path) -> str:
+    """Who wrote the lock; it may have taken it a moment ago only."""
+    return lock.read_text().strip() or "another process"
 
 
 def _alive(pid: int) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nerfxl import places
 from nerfxl.errors import UserError
 from nerfxl.runs import RunFolder, write_atomic
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
     from nerfxl.ranks import Ranks
 
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 class Job:
     """One collective task on one run; a small JSON file, read by every rank.
 
+    resume: go on from the newest checkpoint; ranks that were started anew do so by themselves.
+    timeout: seconds that a collective waits for the slowest rank.
+    starter: which launcher of the user's own asked for it, so that a restart finds its run.
     views: 'test', 'train', 'all' or 'orbit', of a render.
     """
 
@@ -28,6 +35,8 @@ class Job:
     resume: bool = False
     views: str = "test"
     frames: int = 60
+    timeout: float = 120.0
+    starter: str = ""
 
     def write(self, path: Path) -> Path:
         """Store the job for the ranks to read."""
@@ -35,26 +44,40 @@ class Job:
         return path
 
 
-def work(job: Job) -> int:
+def work(job: Job, store: Store | None = None) -> int:
     """Do a job as one of the ranks; the exit code.
+
+    store: through which this process has met the other ranks, if it has.
 
     Raises
     ------
     UserError: as the task does.
+    PeerLostError: another rank is gone.
     """
     from nerfxl.cluster import joined
     from nerfxl.train import StoppedError, fit
 
     run = RunFolder.open(Path(job.run))
-    with joined(job.device) as ranks:
+    with joined(job.device, job.timeout, store) as ranks:
         try:
             if job.task == "fit":
-                fit(run, ranks, job.resume)
+                restarted = places.here().restarts > 0 and saved_step(run) is not None
+                fit(run, ranks, ranks.any(job.resume or restarted))
             else:
                 _from_checkpoint(job, run, ranks)
         except StoppedError as stopped:
             return 128 + stopped.signal
     return 0
+
+
+def saved_step(run: RunFolder) -> int | None:
+    """The step of a run's newest complete checkpoint, if it has one."""
+    from nerfxl.checkpoint import latest, step_of
+
+    try:
+        return step_of(latest(run.checkpoints))
+    except UserError:
+        return None
 
 
 def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
@@ -82,7 +105,12 @@ def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
 
 
 def main() -> None:
-    """Run the job file named on the command line; errors of the user's go to stderr, exit 2."""
+    """Run the job file named on the command line; errors of the user's go to stderr, exit 2.
+
+    A rank that has lost another is a victim, not the cause: it says so, and ends with code 69.
+    """
+    from nerfxl.ranks import PeerLostError
+
     if len(sys.argv) != 2:
         sys.exit("usage: python -m nerfxl.worker JOB.json")
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
@@ -91,6 +119,9 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         code = 2
+    except PeerLostError as error:
+        sys.stderr.write(f"{error}\n")
+        code = os.EX_UNAVAILABLE
     sys.exit(code)
 
 

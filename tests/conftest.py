@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ settings.load_profile("nerfxl")
 Array = NDArray[np.float64]
 WriteScene = Callable[..., Path]
 AsRanks = Callable[[str, Path, int], None]
+Spawn = Callable[..., "Spawned"]
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 WIDTH, HEIGHT, FOCAL = 24, 18, 26.0
@@ -118,6 +122,99 @@ def as_ranks() -> AsRanks:
                 process.kill()
 
     return run
+
+
+class Spawned(NamedTuple):
+    """The program at work: its process, and the files that hold what it says."""
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    def ended(self, seconds: float = 120) -> int:
+        """Its exit code, when it has ended."""
+        return self.process.wait(seconds)
+
+    def workers(self) -> dict[int, int]:
+        """Process ids of the ranks that it has started, by rank."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has ended meanwhile
+            ranks = [int(v[5:]) for v in variables if v.startswith(b"RANK=")]
+            if parent == self.process.pid and ranks:
+                found[ranks[0]] = int(entry.name)
+        return found
+
+    def addresses(self) -> list[str]:
+        """Where the program and its ranks listen."""
+        return [
+            found
+            for pid in (self.process.pid, *self.workers().values())
+            for found in listening(pid)
+        ]
+
+
+def listening(pid: int) -> Iterator[str]:
+    """The addresses on which a process listens, as the kernel knows them."""
+    sockets = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            sockets.add(str(link.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                # Words of 32 bits, each in the order of this machine's bytes.
+                digits = fields[1].partition(":")[0]
+                words = [int(digits[i : i + 8], 16) for i in range(0, len(digits), 8)]
+                raw = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+                yield str(ipaddress.ip_address(raw))
+
+
+@pytest.fixture
+def spawn(tmp_path: Path) -> Iterator[Spawn]:
+    """Start `python -m nerfxl ...`, or another command before it; none outlives its test."""
+    started: list[subprocess.Popen[bytes]] = []
+    ours = ("RANK", "WORLD_SIZE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    clean = {name: value for name, value in os.environ.items() if name not in ours}
+    one_thread = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+    def start(
+        *arguments: object, before: Sequence[str] = (sys.executable,), **variables: str
+    ) -> Spawned:
+        out, err = (tmp_path / f"said-{len(started)}.{kind}" for kind in ("out", "err"))
+        path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with out.open("wb") as to_out, err.open("wb") as to_err:
+            process = subprocess.Popen(
+                [*before, "-m", "nerfxl", *map(str, arguments)],
+                env=clean | one_thread | path | variables,
+                stdout=to_out,
+                stderr=to_err,
+            )
+        started.append(process)
+        return Spawned(process, out, err)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], None]:
+    """Wait until something has happened, with a bound."""
+    return wait_for
 
 
 def colours_along(origin: Array, directions: Array) -> Array:

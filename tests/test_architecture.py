@@ -18,8 +18,10 @@ PACKAGES = {"nerfxl": ROOT / "nerfxl", "nerfxl_kernels": ROOT / "kernels" / "ner
 
 # From the roof down: a module imports from rows below its own only. `captures` is a package.
 ROWS = {
+    "the door": "__main__",
     "the command line": "cli",
     "its verbs": "commands",
+    "who does it": "crew",
     "what a rank runs": "worker",
     "the loop": "train",
     "pictures, scores, findings": "evaluate balance inspection",
@@ -28,7 +30,8 @@ ROWS = {
     "its parts": "field exchange optimiser losses scene_errors pictures cost tally",
     "space, photographs, grammar": "partition world captures grammar",
     "a run, and who takes part in it": "runs launch cluster",
-    "what is asked, and who answers": "spec ranks",
+    "the machines of a run": "nodes",
+    "what is asked, and who answers": "spec ranks places rendezvous",
     "words that all use": "errors rays cameras metrics progress randomness spec_forms yaml_tree",
 }
 LAYERS = {

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nerfxl.launch import Failure, RankFailedError, cause, is_worker, launch
+from nerfxl.launch import Ending, RankFailedError, cause, launch
+from nerfxl.nodes import Team
 
 Launch = Callable[[str, int], int]
 
@@ -29,7 +30,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
             "r = os.environ['RANK']\nhere = Path(sys.argv[1])\n"
         )
         (tmp_path / "toy_worker.py").write_text(head + source)
-        return launch("toy_worker", tmp_path, nproc, tmp_path / "logs")
+        return launch("toy_worker", tmp_path, Team.alone(nproc), tmp_path / "logs")
 
     return run
 
@@ -73,9 +74,10 @@ time.sleep(60)
         start(source, 3)
     assert str(caught.value) == (
         "rank 1 of 3 ended with exit code 1 (RuntimeError: no density anywhere); "
-        f"its log is {tmp_path / 'logs' / 'rank-1.log'}."
+        f"the log is {tmp_path / 'logs' / 'rank-1.log'}."
     )
     assert caught.value.exit_code == 1
+    assert not caught.value.may_pass
     assert "Traceback" in log(tmp_path, 1)
 
 
@@ -88,10 +90,11 @@ time.sleep(60)
     with pytest.raises(RankFailedError) as caught:
         start(source, 2)
     assert str(caught.value) == (
-        "rank 1 of 2 was killed by SIGKILL (often by the system, out of memory; or it did not "
-        f"answer); its log is {tmp_path / 'logs' / 'rank-1.log'}."
+        "rank 1 of 2 was killed by SIGKILL (often by the system, out of memory); "
+        f"the log is {tmp_path / 'logs' / 'rank-1.log'}."
     )
     assert caught.value.exit_code == 137
+    assert caught.value.may_pass
 
 
 POLITE = """
@@ -129,11 +132,15 @@ def test_a_rank_that_loses_its_peer_is_not_blamed(
 ) -> None:
     source = """
 from nerfxl.cluster import joined
-with joined("cpu") as ranks:
-    ranks.barrier()
-    if ranks.rank == 1:
-        raise RuntimeError("tile 3 is not finite")
-    ranks.barrier()
+from nerfxl.ranks import PeerLostError
+try:
+    with joined("cpu") as ranks:
+        ranks.barrier()
+        if ranks.rank == 1:
+            raise RuntimeError("tile 3 is not finite")
+        ranks.barrier()
+except PeerLostError as error:
+    sys.exit(str(error))
 """
     with pytest.raises(RankFailedError, match=r"^rank 1 of 2 ended .* tile 3 is not finite"):
         start(source, 2)
@@ -152,8 +159,9 @@ def test_no_worker_outlives_a_killed_launcher(tmp_path: Path) -> None:
         "    time.sleep(60)\n"
     )
     code = (
-        "import sys; from pathlib import Path; from nerfxl.launch import launch\n"
-        "launch('toy_worker', sys.argv[1], 2, Path(sys.argv[1], 'logs'))"
+        "import sys; from pathlib import Path\n"
+        "from nerfxl.launch import launch\nfrom nerfxl.nodes import Team\n"
+        "launch('toy_worker', sys.argv[1], Team.alone(2), Path(sys.argv[1], 'logs'))"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
     launcher = subprocess.Popen(
@@ -186,33 +194,112 @@ def running(pid: int) -> bool:
         return False
 
 
+LOST = os.EX_UNAVAILABLE
+
+
 @pytest.mark.parametrize(
-    ("failures", "rank"),
+    ("endings", "rank"),
     [
         # rank 1 was killed; 0 lost its connection, 2 was ended by the launcher
-        ([Failure(0, 1, 50), Failure(1, -9, 50), Failure(2, -15, 50)], 1),
-        # rank 2 refused its input; rank 0 hung and was killed half a minute later
-        ([Failure(2, 2, 50), Failure(0, -9, 80)], 2),
+        ([Ending(0, LOST), Ending(1, -9), Ending(2, -9, ended=True)], 1),
+        # rank 2 refused its input; rank 0 hung and was ended
+        ([Ending(2, 2), Ending(0, -9, ended=True)], 2),
         # an exit code of its own says more than Python's 1
-        ([Failure(0, 1, 50), Failure(3, 2, 50)], 3),
-        ([Failure(1, 1, 50), Failure(0, -15, 50)], 1),
+        ([Ending(0, 1), Ending(3, 2)], 3),
         # the others knew that they had lost a peer
-        ([Failure(0, os.EX_UNAVAILABLE, 50), Failure(1, 1, 50)], 1),
+        ([Ending(0, LOST), Ending(1, 1)], 1),
         # rank 1 did not answer: all others gave up first, and it had to be killed
-        ([Failure(0, os.EX_UNAVAILABLE, 50), Failure(1, -9, 80), Failure(2, -15, 50)], 1),
-        ([Failure(1, -15, 50), Failure(2, -15, 50)], 1),
+        ([Ending(0, LOST), Ending(1, -9, ended=True), Ending(2, LOST)], 1),
+        # who did what was asked is never the cause
+        ([Ending(0, 130), Ending(1, 0), Ending(2, LOST)], 2),
+        ([Ending(0, 0), Ending(1, 143)], 0),
     ],
 )
-def test_the_cause_is_told_from_its_victims(failures: list[Failure], rank: int) -> None:
-    assert cause(failures).rank == rank
+def test_the_cause_is_told_from_its_victims(endings: list[Ending], rank: int) -> None:
+    assert cause(endings).rank == rank
 
 
-def test_a_process_with_a_rank_is_a_worker() -> None:
-    assert is_worker({"RANK": "0", "WORLD_SIZE": "2"})
-    assert not is_worker({"WORLD_SIZE": "2"})
-    assert not is_worker({})
+HANGING = """
+from nerfxl.cluster import joined
+from nerfxl.ranks import PeerLostError
+try:
+    with joined("cpu", timeout=2) as ranks:
+        ranks.barrier()
+        if r == os.environ["HANGS"]:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        ranks.barrier()
+except PeerLostError as error:
+    print(error, flush=True)
+    sys.exit(os.EX_UNAVAILABLE)
+"""
 
 
-def test_one_process_is_not_launched(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one process needs no launcher"):
-        launch("toy_worker", "x", 1, tmp_path)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_stopped_rank_is_named_and_ended(
+    rank: int, start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANGS", str(rank))
+    with pytest.raises(RankFailedError) as caught:
+        start(HANGING, 3)
+    logs = tmp_path / "logs"
+    assert str(caught.value) == (
+        f"rank {rank} did not answer within 2 s; the log is {logs / f'rank-{rank}.log'}."
+    )
+    assert caught.value.may_pass
+    others = [log(tmp_path, other) for other in range(3) if other != rank]
+    assert others == [f"rank {rank} did not answer within 2 s\n"] * 2
+
+
+def test_whoever_asks_twice_to_stop_does_not_wait(start: Launch, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: all((tmp_path / f"ready-{r}").exists() for r in range(2)))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    deaf = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+(here / f"ready-{r}").touch()
+time.sleep(60)
+"""
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert start(deaf, 2) == 130
+    thread.join()
+
+
+def test_a_run_under_nohup_outlives_its_terminal(start: Launch, tmp_path: Path) -> None:
+    def hang_up() -> None:
+        wait_for(lambda: all((tmp_path / f"ready-{r}").exists() for r in range(2)))
+        os.kill(os.getpid(), signal.SIGHUP)
+        (tmp_path / "hung-up").touch()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        waits = """
+(here / f"ready-{r}").touch()
+while not (here / "hung-up").exists():
+    time.sleep(0.05)
+time.sleep(0.3)
+"""
+        assert start(waits, 2) == 0
+        thread.join()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_rank_that_dies_while_it_is_stopped_is_not_started_again(
+    start: Launch, tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: all((tmp_path / f"ready-{r}").exists() for r in range(2)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(RankFailedError, match="rank 1 of 2 was killed by SIGKILL") as caught:
+        start(POLITE.replace('print("st', 'r == "1" and os.kill(os.getpid(), 9); print("st'), 2)
+    thread.join()
+    assert not caught.value.may_pass

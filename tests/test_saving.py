@@ -23,6 +23,7 @@ from torch import Tensor
 from nerfxl import commands, runs, saver
 from nerfxl.checkpoint import Origin, latest, load, newest_first, read, step_of
 from nerfxl.cluster import joined
+from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected
 from nerfxl.ranks import Ranks
@@ -294,7 +295,7 @@ def test_a_run_that_cannot_be_written_to_is_left_as_it_is(
 ) -> None:
     del one_core
     scene, out = scene_file(), tmp_path / "runs"
-    commands.fit(scene, out, 1, "cpu", (), False, commands.Speaker(quiet=True))
+    commands.fit(scene, out, "cpu", (), False, commands.Speaker(quiet=True), Launching(1))
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = in_a_namespace(LOCKED, out, scene)
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == [

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nerfxl import commands, losses, saver, train
 from nerfxl.checkpoint import latest
+from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.model import Model
@@ -34,12 +35,12 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 def fit(scene: Path, output: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     speaker = commands.Speaker(quiet=True)
-    return commands.fit(scene, output, 1, "cpu", overrides, False, speaker)
+    return commands.fit(scene, output, "cpu", overrides, False, speaker, Launching(1))
 
 
 def resume(run: Path, overrides: Sequence[str] = (), nproc: int = 1) -> dict[str, Any]:
     speaker = commands.Speaker(quiet=True)
-    return commands.resume(run, Path("nowhere"), nproc, "cpu", overrides, speaker)
+    return commands.resume(run, Path("nowhere"), "cpu", overrides, speaker, Launching(nproc))
 
 
 def stored(run: Path) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ def test_a_run_of_several_processes_goes_on_bit_for_bit(
     scene_file: WriteScene, tmp_path: Path, begun: int, finished: int
 ) -> None:
     speaker = commands.Speaker(quiet=True)
-    commands.fit(scene_file(), tmp_path / "runs", begun, "cpu", [], False, speaker)
+    commands.fit(scene_file(), tmp_path / "runs", "cpu", [], False, speaker, Launching(begun))
     whole = RunFolder.newest(tmp_path / "runs").path
     part = tmp_path / "part"
     shutil.copytree(whole, part)
