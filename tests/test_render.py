@@ -556,6 +556,28 @@ def test_a_proposal_puts_samples_where_its_wall_is() -> None:
     assert abs(depth["even"] - 1.2) > 10 * abs(depth["known"] - 1.2)
 
 
+def test_an_opaque_tile_does_not_blur_what_passes_in_front_of_it() -> None:
+    """In float32, where 0.5 is nothing beside the depth of a wall."""
+    made = renderer(cut_in(4), constant, "proposal")
+    rays = one_ray([-2.0, -1.9, -1.8], [3**-0.5] * 3)
+    cast = send(made, Rays(rays.origins.float(), rays.directions.float()))
+    crossings = cast.crossings
+    last = crossings.tile[-1]
+    for tile in made.tiles:
+        assert tile.proposal is not None
+        density = 1e9 if tile.index == last else 0.5
+        tile.proposal.forward = (  # type: ignore[method-assign]
+            lambda points, density=density: torch.full_like(points[:, 0], density)  # type: ignore[misc]
+        )
+    stretches = Stretches.unpack(*cast.route.arrive())
+    proposed, _ = made._propose(cast, stretches, padding=0.01)
+    found = cast.route.to_rays(proposed.before, "test")
+    t = made.plan.intervals(rays, 0.0, FAR)[crossings.tile, 0]
+    passed = torch.exp(-0.5 * (t[:, 0] - t[0, 0]))
+    assert len(passed) > 1
+    torch.testing.assert_close(found.double(), passed, rtol=1e-5, atol=0)
+
+
 def test_asking_in_empty_cells_costs_nothing() -> None:
     made, rays = renderer(cut_in(4), fog, "occupancy", bins=64), some_rays()
     full = show(made, rays).samples
