@@ -55,7 +55,7 @@ from nerfxl.plan_report import (
 from nerfxl.prepare import TRANSFORM, Prepared, near_plane, prepare, read_back, some_rays, write
 from nerfxl.progress import following
 from nerfxl.render import FAR, SPACING
-from nerfxl.runs import RunFolder, recording, write_atomic
+from nerfxl.runs import RunFolder, make_folder, recording, write_atomic
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import exchanged
@@ -215,7 +215,7 @@ def plan(
     if prospect is not None:
         told["forecast"] = _forecast(prepared, prospect, kind, sampled, say)
     folder = output_dir / spec.name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomic(folder / "plan.json", prepared.plan.to_json())
     write_atomic(folder / TRANSFORM, prepared.world.to_json())
     capture = prepared.capture

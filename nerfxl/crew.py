@@ -20,7 +20,7 @@ from nerfxl.launch import RankFailedError
 from nerfxl.nodes import Board, LeaderGaveUpError, Meeting, NodeLostError, Team
 from nerfxl.places import Place
 from nerfxl.ranks import PeerLostError
-from nerfxl.runs import RunFolder
+from nerfxl.runs import RunFolder, make_folder
 from nerfxl.worker import Job, saved_step, work
 
 Say = Callable[[str], None]
@@ -77,7 +77,7 @@ class Crew:
 
     def announce(self, job: Job, run: RunFolder) -> Job:
         """Store a job for the ranks to read, and tell the followers; the job as it is stored."""
-        _folder(job, run).mkdir(parents=True, exist_ok=True)
+        make_folder(_folder(job, run))
         job.write(_file(job, run))
         return job
 

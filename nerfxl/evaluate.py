@@ -23,7 +23,7 @@ from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch
 from nerfxl.render import Renderer
-from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.runs import RunFolder, make_folder, write_atomic
 from nerfxl.spec import SceneSpec
 
 CHUNK = 4096  # rays rendered at once, at most
@@ -86,7 +86,7 @@ def evaluate(
     capture = photographs(run, scene.spec, scene.shots)
     held_out = {view.name: view for view in capture.test}
     folder = run.eval / f"step-{step:09d}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     behind = background_colour(scene.spec.field)
     shots = [shot for shot in scene.shots if shot.test and shot.name in held_out]
     shown = set(np.linspace(0, len(shots) - 1, min(SHEET_ROWS, len(shots))).round().astype(int))
@@ -138,7 +138,7 @@ def render(
 ) -> None:
     """Render shots into `renders/<into>/`: colour and depth as PNG; a collective."""
     folder = run.renders / into
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for index, shot in enumerate(shots):
         rendered = picture(model.renderer, shot, scene, ranks.device)
         if index % ranks.size == ranks.rank:

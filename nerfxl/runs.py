@@ -51,6 +51,21 @@ def write_atomic(path: Path, content: bytes | str | Sequence[bytes | memoryview]
             temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises
+    ------
+    UserError
+        If it cannot be made (a file in its place, no room, no permission).
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} could not be made: {error.strerror}.") from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -214,7 +229,11 @@ class RunFolder:
 
         """
         file = self.path / "lock"
-        with file.open("a+") as held:
+        try:
+            opened = file.open("a+")
+        except OSError as error:
+            raise UserError(f"{file} could not be written: {error.strerror}.") from error
+        with opened as held:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

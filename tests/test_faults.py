@@ -103,7 +103,7 @@ def test_a_run_keeps_to_the_loopback_keeps_others_out_and_ends_when_asked(
     assert program.addresses() == ["127.0.0.1"] * 3
 
     run = newest(out)
-    second = spawn("fit", run.scene, "--resume", run.path, "--nproc", 1, "--device", "cpu")
+    second = spawn("resume", run.path, "--nproc", 1, "--device", "cpu")
     assert second.ended() == 2
     assert second.err.read_text() == (
         f"nerfxl: {run.path} is being trained by process {program.process.pid} on "

@@ -306,9 +306,9 @@ def test_a_run_that_cannot_be_written_to_is_left_as_it_is(
     ], done.stderr
     run = RunFolder.newest(out)
     lines = done.stderr.splitlines()
-    assert lines[0] == f"nerfxl: {run.scene} could not be written: Read-only file system."
-    assert lines[1].startswith(f"nerfxl: {run.eval / 'step-000000010'}")
-    assert lines[1].endswith("could not be written: Read-only file system.")
+    assert lines[0] == f"nerfxl: {run.path / 'lock'} could not be written: Read-only file system."
+    assert lines[1].startswith(f"nerfxl: {run.logs / 'evaluate'}")
+    assert lines[1].endswith("could not be made: Read-only file system.")
     assert lines[2].endswith("could not be made: Read-only file system.")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
