@@ -335,6 +335,16 @@ def test_a_store_that_is_not_there_is_named() -> None:
         join("127.0.0.1", free_port(), 0.1)
 
 
+def test_a_port_of_another_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nerfxl.rendezvous._GREETING_SECONDS", 1.0)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        with pytest.raises(UserError, match="does not answer as nerfxl would: another program"):
+            join("127.0.0.1", port, 5)
+
+
 def test_a_name_that_leads_nowhere_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_reachable("127.0.0.1")
     check_reachable("localhost")
