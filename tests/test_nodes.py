@@ -70,6 +70,7 @@ def on_two_nodes(spawn: Any, endpoint: str, scene: Path, out: Path) -> list[Any]
     return [spawn(*command, *meet, before=(machines * 2)[i]) for i in range(2)]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_two_nodes_survive_a_killed_rank_and_learn_what_one_node_learns(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until, endpoint: str
