@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 START_SECONDS = 600.0
 _POLL_SECONDS = 0.05
+_GREETING_SECONDS = 30.0
 
 
 def host(address: str, port: int = 0) -> TCPStore:
@@ -77,19 +78,20 @@ def join(address: str, port: int, seconds: float = START_SECONDS) -> TCPStore:
             f"{address}:{port} did not answer within {seconds:g} s: start rank 0, or the first "
             "machine, there, and let the network reach it."
         )
+
+    def greet() -> TCPStore:
+        greeting = timedelta(seconds=_GREETING_SECONDS)
+        return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=greeting)
+
     try:
-        return TCPStore(
-            address,
-            port,
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=START_SECONDS),
-        )
-    except RuntimeError as error:
-        detail = str(error).partition("\n")[0]
+        store = answer(greet, 2 * _GREETING_SECONDS)
+    except StoreLostError as error:
         raise UserError(
-            f"{address}:{port} is in use by another program ({detail}): choose another port."
+            f"{address}:{port} does not answer as nerfxl would: another program has this port, so "
+            "choose another."
         ) from error
+    store.set_timeout(timedelta(seconds=START_SECONDS))
+    return store
 
 
 def until(happened: Callable[[], bool], seconds: float) -> bool:

@@ -70,6 +70,7 @@ def on_two_nodes(spawn: Any, endpoint: str, scene: Path, out: Path) -> list[Any]
     return [spawn(*command, *meet, before=(machines * 2)[i]) for i in range(2)]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def shards(run: RunFolder) -> dict[str, bytes]:
     """All that the newest checkpoint holds."""
@@ -342,6 +343,16 @@ def test_a_store_listens_on_one_address_and_on_a_port_that_is_free() -> None:
 def test_a_store_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match=r"^127\.0\.0\.1:\d+ did not answer within 0\.1 s"):
         join("127.0.0.1", free_port(), 0.1)
+
+
+def test_a_port_of_another_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nerfxl.rendezvous._GREETING_SECONDS", 1.0)
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        port = mute.getsockname()[1]
+        with pytest.raises(UserError, match="does not answer as nerfxl would: another program"):
+            join("127.0.0.1", port, 5)
 
 
 def test_a_name_that_leads_nowhere_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
