@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -117,18 +116,20 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     assert lines(whole)[0]["loss"] == lines(run.path)[0]["loss"]
 
 
-@pytest.mark.parametrize(("begun", "finished"), [(2, 2)])
-def test_a_run_of_several_processes_goes_on_bit_for_bit(
-    scene_file: WriteScene, tmp_path: Path, begun: int, finished: int
+@pytest.mark.parametrize("exchange", ["gather", "owner"])
+def test_four_processes_then_two_then_one_are_one_all_along(
+    scene_file: WriteScene, tmp_path: Path, exchange: str
 ) -> None:
-    speaker = commands.Speaker(quiet=True)
-    commands.fit(scene_file(), tmp_path / "runs", "cpu", [], False, speaker, Launching(begun))
-    whole = RunFolder.newest(tmp_path / "runs").path
-    part = tmp_path / "part"
-    shutil.copytree(whole, part)
-    shutil.rmtree(latest(part / "checkpoints"))
-    assert resume(part, nproc=finished)["step"] == 10
-    same_tensors(whole, part)
+    """Every bit of every tensor, moments too, and every score."""
+    scene = scene_file(train={"schedule": {"milestones": []}}, exchange=exchange)
+    alone = fit(scene, tmp_path / "alone")
+    speaker, out = commands.Speaker(quiet=True), tmp_path / "runs"
+    first = commands.fit(scene, out, "cpu", ["train.steps=3"], False, speaker, Launching(4))
+    run = Path(first["run"])
+    resume(run, nproc=2, overrides=["train.steps=7"])
+    last = resume(run, nproc=1, overrides=["train.steps=10"])
+    same_tensors(Path(alone["run"]), run)
+    assert last["per_image"] == alone["per_image"]
 
 
 def test_a_completed_run_takes_more_steps(scene_file: WriteScene, tmp_path: Path) -> None:
