@@ -17,14 +17,15 @@ from typing import NamedTuple
 from nerfxl.errors import UserError
 from nerfxl.nodes import Team
 
-# Started for every rank: `python -m module argument`. It leaves by os._exit: a process group that
-# an error left behind has threads, which now and then abort a process that is torn down in order,
-# and that would hide the cause.
+# Started for every rank: `python -m module argument`. It leaves by os._exit, even if there is no
+# memory left to say why: a process group that an error left behind has threads, which now and then
+# abort or hang a process that is torn down in order, and that would hide the cause.
 _BOOTSTRAP = """
 import os, runpy, sys, traceback
-code = 0
+code = 1
 try:
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+    code = 0
 except SystemExit as end:
     code = end.code
     if isinstance(code, str):
@@ -34,9 +35,11 @@ except KeyboardInterrupt:
     code = 130
 except BaseException:
     traceback.print_exc()
-    code = 1
-sys.stdout.flush(), sys.stderr.flush()
-os._exit(code)
+finally:
+    try:
+        sys.stdout.flush(), sys.stderr.flush()
+    finally:
+        os._exit(code)
 """
 
 USERS_FAULT = 2  # the exit code of a worker whose last line says what the user can mend
