@@ -6,14 +6,16 @@ work as what then limits it. Both are counted here, on the plan at hand and rand
 
     T(R)  = W(R) + sum over messages, those that travel beside computing apart, of
             latency(R) + bytes / bandwidth
-    W(R)  = lambda S / (R s)            the field at S samples, by the rank that has most
+    W(R)  = o                           what a step takes however little there is to do
+          + lambda S / (R s)            the field at S samples, by the rank that has most
           + k(R) P / p                  the optimiser, on the P parameters of k tiles
           + K (a + n / q)               n rays taken through all K tiles
 
     lambda = samples of the busiest rank / their mean over ranks
 
-The constants s, p, a, q are a `Machine`'s, latency and bandwidth a `Fabric`'s. n is all N rays with
-`gather` and `samples`, where every rank draws and composes the whole batch, and N / R with `owner`:
+The constants o, s, p, a, q are a `Machine`'s, latency and bandwidth a `Fabric`'s. n is all N rays
+with `gather` and `samples`, where every rank draws and composes the whole batch, and N / R with
+`owner`:
 what does not shrink with R is what keeps the first two from large R. Efficiency is the seconds of
 one core or GPU that does the whole step, over those that R of them spend together.
 
@@ -117,6 +119,7 @@ class Memory:
 class Machine:
     """How fast one core or GPU computes.
 
+    overhead: seconds of a step that do not shrink with its rays: drawing them, starting operations.
     samples: of the field a second, forward and backward, its share of a proposal's bins included.
     parameters: updated a second. pairs: of ray and tile a second, where a ray is taken through all
     tiles. tile_seconds: what each tile takes of that however few the rays. cores: those that all
@@ -124,6 +127,7 @@ class Machine:
     """
 
     name: str
+    overhead: float
     samples: float
     parameters: float
     pairs: float
@@ -143,26 +147,28 @@ class Machine:
 def cpu(cores: int | None) -> Machine:
     """A core of an AMD EPYC (Milan); cores: on the one machine that holds all ranks, or None.
 
-    samples: scenes/university4.yaml, profile cpu, 200 steps as one process on one core: 12.1 steps
-    a second (10.0 to 14.2) of 25,700 samples; 410,000 a second once the other terms are taken off.
+    overhead, samples: scenes/university4.yaml, profile cpu, 200 steps as one process on one core:
+    61.5 ms a step of 1,024 rays and 30.2 ms of 256, and the same with both cores at work; what is
+    left at no rays, once the other terms are taken off, and 25,700 samples over the rest.
     parameters: the race `adam` of kernels/bench: 16.8 million in 39.5 ms of processor time.
     pairs, tile_seconds: intervals, order, shares and composing of 128 and 4,096 rays through 1,024
     tiles, in 0.18 and 1.63 s; of 4,096 rays through 256, in 0.19 s.
     """
     source = "measured on a core of an AMD EPYC"
-    return Machine("cpu", 400e3, 400e6, 4e6, 100e-6, cores, source)
+    return Machine("cpu", 10e-3, 620e3, 400e6, 4e6, 100e-6, cores, source)
 
 
 def cuda() -> Machine:
     """An H100-like GPU: an assumption, untried.
 
-    samples: half the speed of the floor by traffic of caches and memory, 0.65 ms a step of 2^18
-    samples of the default field. parameters: half of what 3.2 TB/s give at 32 bytes each. pairs:
-    a few hundred bytes of traffic each, at the same half. tile_seconds: some 19 small kernels that
-    the walk through the plan starts a tile, at 4 microseconds.
+    overhead: some 300 operations that Python starts, at 10 microseconds. samples: half the speed of
+    the floor by traffic of caches and memory, 0.65 ms a step of 2^18 samples of the default field.
+    parameters: half of what 3.2 TB/s give at 32 bytes each. pairs: a few hundred bytes of traffic
+    each, at the same half. tile_seconds: some 19 small kernels that the walk through the plan
+    starts a tile, at 4 microseconds.
     """
     source = "ASSUMED, untried: half the speed of an H100's floors"
-    return Machine("cuda", 200e6, 50e9, 5e9, 76e-6, None, source)
+    return Machine("cuda", 3e-3, 200e6, 50e9, 5e9, 76e-6, None, source)
 
 
 @dataclass(frozen=True)
@@ -228,13 +234,14 @@ def fabric(name: FabricName, node: int) -> Fabric:
     GPU; PCIe 5.0 and 4.0 with 16 lanes, 50 and 25 GB/s as usually reached; Ethernet, 100 Gb/s a
     machine, shared by its ranks. Seconds a start, hop and post are assumed, in the range usual for
     NCCL: 10 to 20 microseconds for a small collective on one machine, about twice that on many.
-    `loopback` was measured: gloo between processes of one machine, an AMD EPYC: 2 ranks gather in
-    0.48 ms and swap in 0.30 ms, and receive 1 GB/s.
+    `loopback` was measured: gloo between processes of one machine, an AMD EPYC. Idle, 2 ranks
+    gather in 0.48 ms, swap in 0.30 ms and receive 1 GB/s; within steps, 1.6 ms pass at each
+    message until both have come and gone: that is what a step pays, so that counts.
     """
     sheets = "bandwidths of data sheets, latencies ASSUMED, untried"
     if name == "loopback":
-        link = Link(1e9, 300e-6)
-        return Fabric(name, 2**31, link, link, 150e-6, 0.0, "measured with gloo")
+        link = Link(1e9, 1.4e-3)
+        return Fabric(name, 2**31, link, link, 200e-6, 0.0, "measured with gloo, within steps")
     if name == "nvlink":
         return Fabric(name, node, Link(450e9, 1.5e-6), Link(50e9, 5e-6), 8e-6, 0.5e-6, sheets)
     if name == "infiniband":
@@ -286,20 +293,22 @@ class Message:
 
 @dataclass(frozen=True)
 class Computing:
-    """Seconds of W(R): the field at samples, the optimiser, rays taken through all tiles."""
+    """Seconds of W(R): overhead, the field at samples, the optimiser, rays through all tiles."""
 
+    overhead: float
     field: float
     optimiser: float
     rays: float
 
     @property
     def total(self) -> float:
-        """Of all three."""
-        return self.field + self.optimiser + self.rays
+        """Of all four."""
+        return self.overhead + self.field + self.optimiser + self.rays
 
     def over(self, cores: int) -> Computing:
         """The same, shared out evenly."""
-        return Computing(self.field / cores, self.optimiser / cores, self.rays / cores)
+        shared = (self.overhead, self.field, self.optimiser, self.rays)
+        return Computing(*(seconds / cores for seconds in shared))
 
 
 @dataclass(frozen=True)
@@ -427,8 +436,9 @@ def _computing(machine: Machine, work: Work, load: Load, rays: float, shares: Sh
     held = _held(load.samples, shares)
     through = K * (machine.tile_seconds + rays / machine.pairs)
     own = work.parameters / machine.parameters
-    busiest = Computing(float(held.max()) / machine.samples, _most(shares) * own, through)
-    together = Computing(float(held.sum()) / machine.samples, K * own, R * through)
+    field = held / machine.samples
+    busiest = Computing(machine.overhead, float(field.max()), _most(shares) * own, through)
+    together = Computing(R * machine.overhead, float(field.sum()), K * own, R * through)
     both = busiest.over(machine.threads(R)), together.over(machine.at_once(R))
     return max(both, key=lambda computing: computing.total)
 

@@ -36,7 +36,7 @@ class Tally:
     steps: int = 0
     rays: int = 0  # of all ranks
     loaded: int = 0  # of this rank
-    samples: int = 0
+    samples: list[int] = field(default_factory=list)  # of each step
     squared: float = 0.0
     proposal_loss: float = 0.0  # of the last step
     started: float = field(default_factory=time.monotonic)
@@ -50,7 +50,7 @@ class Tally:
         self.steps += 1
         self.rays += batch.count
         self.loaded += len(batch.rays)
-        self.samples += seen.samples
+        self.samples.append(seen.samples)
         self.squared += float(seen.squared)
         self.proposal_loss = float(seen.proposal_loss)
 
@@ -58,8 +58,9 @@ class Tally:
         """What all ranks together have seen: a line of metrics.jsonl; a collective.
 
         loss: mean squared error of the colours. imbalance: lambda, the most samples of a rank over
-        their mean. waiting: share of the time that ranks wait for each other, their mean. bytes: to
-        all ranks together, a ray, by what it was.
+        their mean, of each step: for that rank the others wait. waiting: share of the time that
+        ranks wait for each other, their mean. bytes_per_ray: received by all ranks together; in
+        exchange the same by what it was, and the milliseconds of a step that a rank waits for it.
         """
         seconds = time.monotonic() - self.started
         mine = {
@@ -72,7 +73,8 @@ class Tally:
             "received": {kind: books.received for kind, books in self._traffic().items()},
         }
         every = ranks.gather_json(mine)
-        samples = [one["samples"] for one in every]
+        samples = list(zip(*(one["samples"] for one in every), strict=True))  # [steps][R]
+        total = sum(map(sum, samples))
         mse = sum(one["squared"] for one in every) / (3 * sum(one["loaded"] for one in every))
         line = {
             "loss": mse,
@@ -80,13 +82,13 @@ class Tally:
             "proposal_loss": sum(one["proposal_loss"] for one in every),
             "rays_per_second": self.rays / seconds,
             "steps_per_second": self.steps / seconds,
-            "samples_per_ray": sum(samples) / self.rays,
+            "samples_per_ray": total / self.rays,
             "peak_memory": max(one["memory"] for one in every),
         }
         if ranks.size > 1:
             received = _sums([one["received"] for one in every])
             waited = _sums([one["waited"] for one in every])
-            line["imbalance"] = max(samples) * ranks.size / max(1, sum(samples))
+            line["imbalance"] = sum(map(max, samples)) * ranks.size / max(1, total)
             line["waiting"] = sum(waited.values()) / (ranks.size * seconds)
             line["bytes_per_ray"] = sum(received.values()) / self.rays
             line["exchange"] = {

@@ -76,7 +76,8 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
             if not last:
                 ahead = _cast(step + 1, count, pool, model, spec)
             try:
-                _learn(step, seen, ahead, model, optimisers, spec, ranks)
+                flags = (bool(asked), saver.writing)
+                stop, writing = _learn(step, seen, ahead, model, optimisers, spec, ranks, flags)
             except UserError:  # all ranks raise it at this step: what they saved before is kept
                 saver.finish()
                 raise
@@ -87,7 +88,6 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                     log.append({"step": step} | line)
                     run.update(step=step)
                 tally = Tally(ranks)
-            stop, writing = ranks.votes(bool(asked), saver.writing)
             if not writing:
                 saver.finish()
             periodic = train.checkpoint_every and step % train.checkpoint_every == 0
@@ -144,12 +144,16 @@ def _learn(
     optimisers: Optimisers,
     spec: SceneSpec,
     ranks: Ranks,
-) -> None:
-    """Gradients and update, while the rays of the next step travel; a collective."""
+    flags: tuple[bool, ...],
+) -> list[bool]:
+    """Gradients and update, while the rays of the next step travel; a collective.
+
+    Returns, of each flag, whether any rank raised it.
+    """
     seen.loss.backward()  # type: ignore[no-untyped-call]
     if ahead is not None:
         model.renderer.depart(ahead.cast)
-    _check(step, seen.loss.detach(), model, ranks)
+    raised = _check(step, seen.loss.detach(), model, ranks, flags)
     model.sum_shared_gradients()
     rate = learning_rate(step, spec.train)
     for optimiser in (*optimisers.tiles, optimisers.shared):
@@ -157,6 +161,7 @@ def _learn(
     for tile in model.tiles:
         if tile.occupancy is not None:
             tile.occupancy.update(tile, step - 1)
+    return raised
 
 
 def padding(step: int, spec: SceneSpec) -> float:
@@ -241,8 +246,12 @@ def _take_up(
     return found.step, float(found.meta["train_seconds"]), int(found.meta["rays"])
 
 
-def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
+def _check(
+    step: int, total: Tensor, model: Model, ranks: Ranks, flags: tuple[bool, ...]
+) -> list[bool]:
     """Raise on every rank if a loss or a gradient is not finite, naming the tile it comes from.
+
+    The same message agrees on flags: whether any rank raised each.
 
     A sample's bad gradient reaches its tile's density layers, where every sample adds up. A bad
     value makes a bad pixel, and that a bad gradient of every tile on the ray: then the tile whose
@@ -255,8 +264,9 @@ def _check(step: int, total: Tensor, model: Model, ranks: Ranks) -> None:
         if weight.grad is not None and not math.isfinite(float(weight.grad.sum()))
     ]
     bad_loss = not math.isfinite(float(total))
-    if not ranks.any(bool(bad) or bad_loss):
-        return
+    spoilt_somewhere, *raised = ranks.votes(bool(bad) or bad_loss, *flags)
+    if not spoilt_somewhere:
+        return raised
     spoilt = [
         tile.index
         for tile in model.tiles

@@ -28,7 +28,12 @@ class Two(Ranks):
 
     def gather_json(self, own: object) -> list[object]:
         assert isinstance(own, dict)
-        other = {"samples": 100, "squared": 0.3, "waited": {"tau": 0.5}, "received": {"tau": 80}}
+        other = {
+            "samples": [40, 200],
+            "squared": 0.3,
+            "waited": {"tau": 0.5},
+            "received": {"tau": 80},
+        }
         return [own, own | other]
 
 
@@ -36,7 +41,7 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
     ranks = Two(0, 2)
     ranks.traffic["tau"] = Traffic(7, 1000, 3.0)  # before: does not count
     tally = Tally(ranks)
-    tally.add(seen(0.1, 150), batch(5, 10))
+    tally.add(seen(0.1, 100), batch(5, 10))
     tally.add(seen(0.2, 150), batch(5, 10))
     ranks.traffic["tau"].received += 120
     ranks.traffic["tau"].waited += 0.25
@@ -45,8 +50,9 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
     assert line["loss"] == pytest.approx(0.6 / 60)
     assert line["psnr"] == pytest.approx(20.0)
     assert line["proposal_loss"] == 1.0
-    assert line["samples_per_ray"] == (300 + 100) / 20
-    assert line["imbalance"] == 300 / 200
+    assert line["samples_per_ray"] == (100 + 150 + 40 + 200) / 20
+    # The busiest has 100 of 140, then 200 of 350.
+    assert line["imbalance"] == 2 * (100 + 200) / 490
     assert line["bytes_per_ray"] == (120 + 80) / 20
     per_step = line["exchange"]["tau"]
     assert per_step == {"bytes_per_ray": 10, "ms_per_step": pytest.approx(1000 * 0.75 / 4)}
