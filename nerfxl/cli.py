@@ -77,11 +77,12 @@ def fit(
     """
     from nerfxl import commands
     from nerfxl.crew import Launching
+    from nerfxl.progress import Speaker
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
-    speaker = commands.Speaker(quiet=quiet or as_json)
+    speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
     summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
     _print_json(as_json, summary)
@@ -109,8 +110,9 @@ def resume(
     """
     from nerfxl import commands
     from nerfxl.crew import Launching
+    from nerfxl.progress import Speaker
 
-    speaker = commands.Speaker(quiet=quiet or as_json)
+    speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
     summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
     _print_json(as_json, summary)
@@ -153,20 +155,21 @@ def plan(
 
     Example: nerfxl plan scenes/university4.yaml --set partition.tiles=8
     """
-    from nerfxl import commands
+    from nerfxl import planning
+    from nerfxl.progress import Speaker
 
     of_ranks = {"--fabric": fabric, "--exchange": exchange, "--rays-per-rank": rays_per_rank}
     said = [name for name, value in of_ranks.items() if value is not None]
     said += ["--step-seconds"] if step_seconds is not None else []
     if ranks is None and said:
         raise UserError(f"{said[0]} describes ranks to plan for: say how many with --ranks.")
-    speaker = commands.Speaker(quiet=as_json)
+    speaker = Speaker(quiet=as_json)
     prospect = None
     if ranks is not None:
-        prospect = commands.Prospect(
+        prospect = planning.Prospect(
             ranks, fabric or "loopback", exchange, nproc_per_node, rays_per_rank, step_seconds
         )
-    found = commands.plan(
+    found = planning.plan(
         scene,
         output_dir,
         nproc,
@@ -194,8 +197,9 @@ def evaluate(
     Example: nerfxl eval runs/university4/2026-01-31_12-00-00
     """
     from nerfxl import commands
+    from nerfxl.progress import Speaker
 
-    speaker = commands.Speaker(quiet=quiet or as_json)
+    speaker = Speaker(quiet=quiet or as_json)
     _print_json(as_json, commands.evaluate(run, output_dir, nproc, device, speaker))
 
 
@@ -219,8 +223,9 @@ def render(
     Example: nerfxl render --path orbit --frames 24
     """
     from nerfxl import commands
+    from nerfxl.progress import Speaker
 
-    speaker = commands.Speaker(quiet=quiet)
+    speaker = Speaker(quiet=quiet)
     commands.render(run, output_dir, path or split, frames, nproc, device, speaker)
 
 
@@ -233,8 +238,9 @@ def inspect(
     Example: nerfxl inspect runs/university4/2026-01-31_12-00-00
     """
     from nerfxl import commands
+    from nerfxl.progress import Speaker
 
-    found = commands.inspect(run, output_dir, commands.Speaker(quiet=as_json))
+    found = commands.inspect(run, output_dir, Speaker(quiet=as_json))
     _print_json(as_json, found)
     if found["fault"]:
         raise UserError(found["fault"])

@@ -18,6 +18,18 @@ SCORING = "scoring the held-out views"
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw on
 
 
+class Speaker:
+    """Prints for people; silent when a script reads."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(quiet=quiet, soft_wrap=True, highlight=False)
+        self.quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+
 @contextmanager
 def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Iterator[None]:
     """Show the run whose ranks append to `metrics` while the block lasts."""

@@ -21,6 +21,7 @@ ROWS = {
     "the door": "__main__",
     "the command line": "cli",
     "its verbs": "commands",
+    "what they will cost": "planning",
     "who does it": "crew",
     "what a rank runs": "worker",
     "the loop": "train",

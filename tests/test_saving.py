@@ -26,6 +26,7 @@ from nerfxl.cluster import joined
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected
+from nerfxl.progress import Speaker
 from nerfxl.ranks import Ranks
 from nerfxl.runs import RunFolder
 from nerfxl.saver import Saver, serialised
@@ -295,7 +296,7 @@ def test_a_run_that_cannot_be_written_to_is_left_as_it_is(
 ) -> None:
     del one_core
     scene, out = scene_file(), tmp_path / "runs"
-    commands.fit(scene, out, "cpu", (), False, commands.Speaker(quiet=True), Launching(1))
+    commands.fit(scene, out, "cpu", (), False, Speaker(quiet=True), Launching(1))
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     done = in_a_namespace(LOCKED, out, scene)
     assert [line for line in done.stdout.splitlines() if line.startswith("code")] == [

@@ -21,6 +21,7 @@ from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.model import Model
+from nerfxl.progress import Speaker
 from nerfxl.runs import RunFolder, Status, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
@@ -33,12 +34,12 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def fit(scene: Path, output: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    speaker = commands.Speaker(quiet=True)
+    speaker = Speaker(quiet=True)
     return commands.fit(scene, output, "cpu", overrides, False, speaker, Launching(1))
 
 
 def resume(run: Path, overrides: Sequence[str] = (), nproc: int = 1) -> dict[str, Any]:
-    speaker = commands.Speaker(quiet=True)
+    speaker = Speaker(quiet=True)
     return commands.resume(run, Path("nowhere"), "cpu", overrides, speaker, Launching(nproc))
 
 
@@ -123,7 +124,7 @@ def test_four_processes_then_two_then_one_are_one_all_along(
     """Every bit of every tensor, moments too, and every score."""
     scene = scene_file(train={"schedule": {"milestones": []}}, exchange=exchange)
     alone = fit(scene, tmp_path / "alone")
-    speaker, out = commands.Speaker(quiet=True), tmp_path / "runs"
+    speaker, out = Speaker(quiet=True), tmp_path / "runs"
     first = commands.fit(scene, out, "cpu", ["train.steps=3"], False, speaker, Launching(4))
     run = Path(first["run"])
     resume(run, nproc=2, overrides=["train.steps=7"])
