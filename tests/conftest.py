@@ -21,6 +21,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
+from nerfxl import cli
 from nerfxl.cameras import Camera, look_at
 
 # A law is not broken by a slow machine: the first example of some compiles a kernel.
@@ -305,3 +306,34 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     yield
     torch.set_num_threads(threads)
+
+
+class Said(NamedTuple):
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Here = Callable[..., Said]
+
+
+@pytest.fixture
+def here(
+    one_core: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Here:
+    """Run the program in this process: no start to wait for."""
+    del one_core
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["nerfxl", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
+        return Said(code, *capfd.readouterr())
+
+    return run

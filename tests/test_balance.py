@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
-from nerfxl import cli
 from nerfxl.balance import balanced
 from nerfxl.checkpoint import Origin
 from nerfxl.cost import count, imbalance
@@ -26,40 +24,10 @@ from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder
 from nerfxl.saver import Saver
 from nerfxl.scene_file import load_scene
+from tests.conftest import Here, Said
 
 WriteScene = Callable[..., Path]
 CPU = torch.device("cpu")
-
-
-class Said(NamedTuple):
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-Here = Callable[..., Said]
-
-
-@pytest.fixture
-def here(
-    one_core: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Here:
-    """Run the program in this process."""
-    del one_core
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["nerfxl", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else 1
-        return Said(code, *capfd.readouterr())
-
-    return run
 
 
 def made_ready(scene: Path, *overrides: str) -> Prepared:

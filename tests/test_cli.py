@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerfxl import checkpoint, cli
+from nerfxl import checkpoint
 from nerfxl.checkpoint import Origin
 from nerfxl.prepare import read_back
 from nerfxl.ranks import Ranks
 from nerfxl.runs import RunFolder
 from nerfxl.saver import Saver
+from tests.conftest import Here, Said
 
 WriteScene = Callable[..., Path]
 BRIGHTON = Path(__file__).parents[2] / "shared" / "data" / "odm_brighton"
@@ -32,14 +33,6 @@ ENVIRONMENT = {
     "NUMBA_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join(sys.path),
 }
-
-
-class Said(NamedTuple):
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
 
 
 def command(*arguments: object) -> list[str]:
@@ -58,29 +51,6 @@ def nerfxl(*arguments: object, cwd: Path | None = None, seconds: float = 200) ->
         timeout=seconds,
     )
     return Said(done.returncode, done.stdout, done.stderr)
-
-
-Here = Callable[..., Said]
-
-
-@pytest.fixture
-def here(
-    one_core: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Here:
-    """Run the program in this process: no start to wait for."""
-    del one_core
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["nerfxl", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else int(bool(stopped.code))
-        return Said(code, *capfd.readouterr())
-
-    return run
 
 
 class Fitted(NamedTuple):
