@@ -54,7 +54,7 @@ class Tally:
         self.squared += float(seen.squared)
         self.proposal_loss = float(seen.proposal_loss)
 
-    def line(self, ranks: Ranks) -> dict[str, Any]:
+    def line(self) -> dict[str, Any]:
         """What all ranks together have seen: a line of metrics.jsonl; a collective.
 
         loss: mean squared error of the colours. imbalance: lambda, the most samples of a rank over
@@ -62,7 +62,7 @@ class Tally:
         ranks wait for each other, their mean. bytes_per_ray: received by all ranks together; in
         exchange the same by what it was, and the milliseconds of a step that a rank waits for it.
         """
-        seconds = time.monotonic() - self.started
+        ranks, seconds = self.ranks, time.monotonic() - self.started
         mine = {
             "loaded": self.loaded,
             "samples": self.samples,

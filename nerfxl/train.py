@@ -1,4 +1,4 @@
-"""The training loop: every rank draws the same rays, renders through its tiles, learns its own."""
+"""The training loop: rays are drawn, rendered through all tiles, and every rank learns its own."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
                 raise
             tally.add(seen, now.cast.batch)
             if step % train.log_every == 0 or last:
-                line = {"learning_rate": learning_rate(step, train)} | tally.line(ranks)
+                line = {"learning_rate": learning_rate(step, train)} | tally.line()
                 if log:
                     log.append({"step": step} | line)
                     run.update(step=step)

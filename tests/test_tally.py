@@ -45,7 +45,7 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
     tally.add(seen(0.2, 150), batch(5, 10))
     ranks.traffic["tau"].received += 120
     ranks.traffic["tau"].waited += 0.25
-    line = tally.line(ranks)
+    line = tally.line()
     # 0.1 + 0.2 + 0.3 over two ranks of 10 rays and 3 colours.
     assert line["loss"] == pytest.approx(0.6 / 60)
     assert line["psnr"] == pytest.approx(20.0)
@@ -62,7 +62,7 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
 def test_one_rank_exchanges_nothing() -> None:
     tally = Tally(Ranks())
     tally.add(seen(0.3, 40), batch(10, 10))
-    assert not {"waiting", "imbalance", "exchange"} & tally.line(Ranks()).keys()
+    assert not {"waiting", "imbalance", "exchange"} & tally.line().keys()
 
 
 def test_the_end_says_what_was_exchanged(tmp_path: Path) -> None:
