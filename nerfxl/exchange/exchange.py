@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -134,6 +133,11 @@ class Exchange(ABC):
         """The tiles of this rank."""
         return self.shares[self.ranks.rank]
 
+    @cached_property
+    def places(self) -> Tensor:
+        """[K]: where each tile stands when tiles are counted rank by rank."""
+        return torch.tensor(list(chain(*self.shares)), device=self.ranks.device).argsort()
+
     @property
     @abstractmethod
     def loads(self) -> tuple[int, ...]:
@@ -165,16 +169,7 @@ class Exchange(ABC):
         leaving = [len(self.own) * piece for piece in widths]
         coming = [len(share) * mine for share in self.shares]
         every = self.ranks.swap(pieces, leaving, coming, "shared").wait().reshape(self.tiles, mine)
-        ordered = torch.empty_like(every)
-        ordered[list(chain(*self.shares))] = every
-        return self.ranks.all_gather(_pairwise(ordered), widths, "shared")
-
-
-def tile_places(shares: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """[K]: where each tile stands when tiles are counted rank by rank."""
-    places = torch.empty(sum(map(len, shares)), dtype=torch.int64)
-    places[list(chain(*shares))] = torch.arange(len(places))
-    return places.to(device)
+        return self.ranks.all_gather(_pairwise(every[self.places]), widths, "shared")
 
 
 def _pairwise(rows: Tensor) -> Tensor:

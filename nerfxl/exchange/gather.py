@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from nerfxl.exchange.exchange import Exchange, Route, tile_places
-from nerfxl.ranks import Ranks
+from nerfxl.exchange.exchange import Exchange, Route
 from nerfxl.rays import Crossings
 
 
@@ -29,7 +26,7 @@ class Gather(Exchange):
     def route(self, crossings: Crossings, number: Tensor, count: int) -> GatherRoute:
         """Open the way of a batch: nothing needs to be sent, all ranks know all rays."""
         del number, count
-        return GatherRoute(self.ranks, self.shares, crossings)
+        return GatherRoute(self, crossings)
 
     def mine(self, count: int) -> slice:
         """All."""
@@ -44,16 +41,16 @@ class Gather(Exchange):
 class GatherRoute(Route):
     """Rows lie in rank order, by tile, by ray; `mine` says which of them are this rank's."""
 
-    def __init__(self, ranks: Ranks, shares: Sequence[Sequence[int]], crossings: Crossings) -> None:
-        self.ranks, self.shares, self.crossings = ranks, shares, crossings
-        places = tile_places(shares, crossings.tile.device)
+    def __init__(self, exchange: Exchange, crossings: Crossings) -> None:
+        self.exchange, self.crossings = exchange, crossings
+        self.ranks, places = exchange.ranks, exchange.places
         by_tile = (places[crossings.tile] * crossings.rays + crossings.ray).argsort()
         held = torch.bincount(crossings.tile, minlength=len(places)).tolist()
-        self.rows = [held[tile] for tile in shares[ranks.rank]]
-        self.counts = [sum(held[tile] for tile in share) for share in shares]
-        first = sum(self.counts[: ranks.rank])
+        self.rows = [held[tile] for tile in exchange.own]
+        self.counts = [sum(held[tile] for tile in share) for share in exchange.shares]
+        first = sum(self.counts[: self.ranks.rank])
         self.by_tile = by_tile
-        self.mine = by_tile[first : first + self.counts[ranks.rank]]
+        self.mine = by_tile[first : first + self.counts[self.ranks.rank]]
 
     def depart(self, columns: Tensor) -> None:
         """Keep them: they are known here."""
@@ -81,4 +78,4 @@ class GatherRoute(Route):
 
     def narrow(self, keep: Tensor) -> tuple[GatherRoute, Tensor]:
         """Leave out the other crossings."""
-        return type(self)(self.ranks, self.shares, self.crossings[keep]), keep[self.mine]
+        return type(self)(self.exchange, self.crossings[keep]), keep[self.mine]

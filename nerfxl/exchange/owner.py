@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nerfxl.exchange.exchange import Exchange, Route, tile_places
-from nerfxl.ranks import Ranks
+from nerfxl.exchange.exchange import Exchange, Route
 from nerfxl.rays import Crossings
 
 
@@ -28,7 +26,7 @@ class Owner(Exchange):
 
     def route(self, crossings: Crossings, number: Tensor, count: int) -> OwnerRoute:
         """Open the way of a batch: says how many rows will come."""
-        return OwnerRoute(self.ranks, self.shares, crossings, number, count)
+        return OwnerRoute(self, crossings, number, count)
 
     def mine(self, count: int) -> slice:
         """Every R-th."""
@@ -60,20 +58,15 @@ class OwnerRoute(Route):
     coming: list[int]
 
     def __init__(
-        self,
-        ranks: Ranks,
-        shares: Sequence[Sequence[int]],
-        crossings: Crossings,
-        number: Tensor,
-        count: int,
+        self, exchange: Exchange, crossings: Crossings, number: Tensor, count: int
     ) -> None:
+        ranks, device = exchange.ranks, crossings.tile.device
         self.ranks, self.crossings, self.count = ranks, crossings, max(1, count)
-        self.tiles = len(shares[ranks.rank])
-        device = crossings.tile.device
-        places = tile_places(shares, device)[crossings.tile]
+        self.tiles = len(exchange.own)
+        places = exchange.places[crossings.tile]
         key = places * self.count + number[crossings.ray]
         self.outward = key.argsort()
-        sizes = torch.tensor([len(share) for share in shares], device=device)
+        sizes = torch.tensor([len(share) for share in exchange.shares], device=device)
         ends = sizes.cumsum(0)
         to = torch.searchsorted(ends, places, right=True)
         leaving = torch.bincount(to, minlength=ranks.size)

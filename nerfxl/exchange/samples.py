@@ -20,7 +20,7 @@ class Samples(Gather):
     def route(self, crossings: Crossings, number: Tensor, count: int) -> SampleRoute:
         """Open the way of a batch."""
         del number, count
-        return SampleRoute(self.ranks, self.shares, crossings)
+        return SampleRoute(self, crossings)
 
 
 class SampleRoute(GatherRoute):
