@@ -15,9 +15,8 @@ work as what then limits it. Both are counted here, on the plan at hand and rand
 
 The constants o, s, p, a, q are a `Machine`'s, latency and bandwidth a `Fabric`'s. n is all N rays
 with `gather` and `samples`, where every rank draws and composes the whole batch, and N / R with
-`owner`:
-what does not shrink with R is what keeps the first two from large R. Efficiency is the seconds of
-one core or GPU that does the whole step, over those that R of them spend together.
+`owner`: what does not shrink with R is what keeps the first two from large R. Efficiency is the
+seconds of one core or GPU that does the whole step, over those that R of them spend together.
 
 A crossing is a ray that meets a tile. Of each, in float32:
 
