@@ -63,7 +63,7 @@ def joined(
     _join(here, store, place, timeout)
     try:
         nodes = -(-here.size // here.local_size)
-        yield Ranks(here.rank, here.size, place, threads, dist.group.WORLD, nodes)
+        yield Ranks(here.rank, here.size, place, threads, nodes=nodes)
     except PeerLostError as error:
         raise PeerLostError(_who_is_lost(here, store, timeout, error)) from error
     # Only after a clean run: after an error the peers may be gone, and waiting for them hides

@@ -40,6 +40,7 @@ class Ranks:
     With size 1 there is no process group and every collective is the identity. A rank whose tiles
     no ray meets still enters every collective, with empty or zero tensors. All that is sent passes
     through `_counted`, which keeps the books in `traffic`, by the `kind` that the caller names.
+    group: None = all processes; torch alone then holds them, and can end their threads.
     """
 
     rank: int = 0

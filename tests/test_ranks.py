@@ -52,7 +52,14 @@ def work(folder: Path) -> None:
             "waited": time.monotonic() - before > 0.2,
         }
     seen["left"] = not dist.is_initialized()
+    # A thread that outlives the group can abort the interpreter as it ends.
+    seen["threads left"] = gloo_threads() if ranks else []  # somebody may keep `ranks` longer
     (folder / f"{r}.json").write_text(json.dumps(seen))
+
+
+def gloo_threads() -> list[str]:
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,7 @@ def test_every_rank_knows_its_place(seen: list[dict[str, object]]) -> None:
     assert [one["rank"] for one in seen] == [[0, 3, True], [1, 3, False], [2, 3, False]]
     assert all(one["threads"] for one in seen)
     assert all(one["left"] for one in seen)
+    assert [one["threads left"] for one in seen] == [[]] * SIZE
 
 
 def test_gather_concatenates_rows_in_rank_order(seen: list[dict[str, object]]) -> None:
