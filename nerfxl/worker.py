@@ -122,7 +122,10 @@ def main() -> None:
     except PeerLostError as error:
         sys.stderr.write(f"{error}\n")
         code = os.EX_UNAVAILABLE
-    sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The threads of a group that was left after an error could abort an orderly end.
+    os._exit(code)
 
 
 if __name__ == "__main__":
