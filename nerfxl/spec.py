@@ -17,12 +17,12 @@ from nerfxl.spec_forms import (
     FeatureCount,
     ImageNames,
     Milestones,
+    OffOn,
     PathText,
     PlanText,
     Says,
     Strict,
     form_of,
-    only_off,
     refusal,
 )
 
@@ -122,6 +122,11 @@ class CaptureSpec(Strict):
         default="auto",
         description="Which images are held out; 'auto' = the capture's own lists where it has "
         "them, otherwise every 8th.",
+    )
+    sky: PathText = Field(
+        default="sky",
+        description="Folder in the capture of masks of the sky, IMAGE.png for each image IMAGE, "
+        "above 0 where the sky is seen; read when train.losses.sky is above 0.",
     )
     max_megapixels: float = Field(
         default=200.0,
@@ -326,11 +331,43 @@ class LossSpec(Strict):
         le=1000,
         description="Weight of the distortion loss over the whole ray; 0 = off.",
     )
+    depth: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of the loss of distance to the capture's sparse points, in the images "
+        "that saw them; 0 = off.",
+    )
+    depth_rays: float = Field(
+        default=0.125,
+        gt=0,
+        lt=1,
+        description="Share of a step's rays that go through sparse points, with depth above 0.",
+    )
+    sky: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of the loss of opacity where capture.sky says that the sky is seen; "
+        "0 = off.",
+    )
 
 
 class TrainSpec(Strict):
     """The optimisation."""
 
+    mode: Literal["joint", "ddp", "independent-3d", "independent-2d"] = Field(
+        default="joint",
+        description="'joint' = all tiles as one scene (NeRF-XL); for comparison: 'ddp' = every "
+        "process holds the whole scene and a share of the rays, 'independent-3d' = a NeRF a tile, "
+        "each trained alone on the rays that meet it, blended in space (Mega-NeRF), "
+        "'independent-2d' = a NeRF a group of cameras, blended in the picture (Block-NeRF).",
+    )
+    overlap: Annotated[Auto | Annotated[float, Field(ge=0, le=4), Tag("number")], ByForm] = Field(
+        default="auto",
+        description="By how much of its edge an independent NeRF's tile, or group of cameras, is "
+        "larger than without neighbours; 'auto' = 0.15 of a tile, 0.5 of a group.",
+    )
     steps: int = Field(default=20_000, ge=1, le=10_000_000, description="Steps of the run.")
     rays: int = Field(default=8192, ge=1, le=4_194_304, description="Rays a step, over all ranks.")
     learning_rate: float = Field(
@@ -362,14 +399,64 @@ class TrainSpec(Strict):
     )
 
 
-class CamerasSpec(Strict):
-    """Corrections of the cameras."""
+class DisturbSpec(Strict):
+    """Errors of known size in the poses of the training images."""
 
-    refine: Annotated[Literal["off"], only_off("camera refinement is")] = Field(
-        default="off", description="Refinement of the poses; only 'off' so far."
+    rotation: float = Field(
+        default=0.0, ge=0, le=180, description="Degrees about a random axis, normal deviation."
     )
-    appearance: Annotated[Literal["off"], only_off("appearance embeddings are")] = Field(
-        default="off", description="Appearance of each image; only 'off' so far."
+    translation: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Normal deviation along each axis, as a share of the root box's longest edge.",
+    )
+
+
+class CamerasSpec(Strict):
+    """Corrections of the poses of the training images, learned with the scene."""
+
+    refine: Annotated[Literal["off", "on", "translation"], OffOn] = Field(
+        default="off",
+        description="'on' = a rotation and a translation of each camera, 'translation' = that "
+        "alone; one correction a camera for all tiles.",
+    )
+    learning_rate: float = Field(
+        default=0.001,
+        gt=0,
+        le=1,
+        description="Of the corrections, in radians and scene units (the root box is 2 long); it "
+        "falls to a hundredth over the run.",
+    )
+    warmup_steps: int = Field(
+        default=500, ge=0, le=1_000_000, description="Steps before the corrections begin."
+    )
+    weight: float = Field(
+        default=0.0001,
+        ge=0,
+        le=1000,
+        description="Weight of the mean squared correction in the loss.",
+    )
+    disturb: DisturbSpec = Field(
+        default=DisturbSpec(), description="Errors put into the poses, for experiments."
+    )
+
+
+class AppearanceSpec(Strict):
+    """What differs from image to image though the scene does not: light and camera settings."""
+
+    embedding: Annotated[Literal["off", "on"], OffOn] = Field(
+        default="off", description="'on' = a learned vector an image goes into the colour network."
+    )
+    size: int = Field(default=8, ge=1, le=64, description="Length of that vector.")
+    exposure: Annotated[Literal["off", "on"], OffOn] = Field(
+        default="off",
+        description="'on' = a learned gain and offset an image and channel, of the whole pixel.",
+    )
+    at_test: Literal["zero", "mean", "half"] = Field(
+        default="mean",
+        description="For a held-out image: 'zero' = no vector and no exposure, 'mean' = those of "
+        "the training images, 'half' = fitted on its left half, and its right half is scored.",
     )
 
 
@@ -426,6 +513,9 @@ class SceneSpec(Strict):
         "machine, owner beyond.",
     )
     cameras: CamerasSpec = Field(default=CamerasSpec(), description="Corrections of the cameras.")
+    appearance: AppearanceSpec = Field(
+        default=AppearanceSpec(), description="What differs from image to image."
+    )
     profiles: ProfilesSpec = Field(
         default=ProfilesSpec(), description="Keys that replace the above on one kind of device."
     )
@@ -489,6 +579,22 @@ def conflicts(scene: SceneSpec) -> list[tuple[tuple[str, ...], str]]:
                 ("train.rays", "sampling.budget"),
                 f"{train.rays} rays of {sampling.samples} samples (sampling.samples) are more than "
                 f"sampling.budget {sampling.budget}",
+            )
+        )
+    if train.mode != "joint" and scene.exchange != "auto":
+        found.append(
+            (
+                ("train.mode", "exchange"),
+                f"exchange {scene.exchange!r} is of train.mode 'joint', and the mode is "
+                f"{train.mode!r}; leave exchange out",
+            )
+        )
+    if train.overlap != "auto" and not train.mode.startswith("independent"):
+        found.append(
+            (
+                ("train.overlap", "train.mode"),
+                f"train.overlap {train.overlap} is of independent NeRFs, and train.mode is "
+                f"{train.mode!r}; leave it out",
             )
         )
     return found

@@ -463,12 +463,11 @@ BAD = {
         ],
     ),
     "refine": (
-        C + "cameras: {refine: on, appearance: true}\n",
+        C + "cameras: {refine: all}\nappearance: {embedding: 8}\n",
         [
-            "x.yaml:2:19: cameras.refine: camera refinement is not built yet; only 'off' is "
-            "accepted",
-            "x.yaml:2:35: cameras.appearance: appearance embeddings are not built yet; only 'off' "
-            "is accepted",
+            "x.yaml:2:19: cameras.refine: found 'all' (text), expected 'off', 'on' or "
+            "'translation'",
+            "x.yaml:3:25: appearance.embedding: found 8 (integer), expected 'off' or 'on'",
         ],
     ),
     "paths": (

@@ -76,7 +76,8 @@ def test_a_split_is_named_counted_or_the_captures_own() -> None:
 
 
 def test_off_may_be_written_false() -> None:
-    assert scene(cameras={"refine": False, "appearance": "off"}) == scene()
+    assert scene(cameras={"refine": False}, appearance={"embedding": "off"}) == scene()
+    assert scene(cameras={"refine": True}).cameras.refine == "on"
 
 
 @pytest.mark.parametrize(
