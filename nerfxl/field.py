@@ -16,7 +16,15 @@ from torch import Tensor, nn
 
 from nerfxl.randomness import generator
 from nerfxl.rays import Box
-from nerfxl.spec import FieldSpec, OccupancySpec, ProposalSpec, SamplingSpec
+from nerfxl.spec import (
+    AppearanceSpec,
+    CamerasSpec,
+    FieldSpec,
+    OccupancySpec,
+    ProposalSpec,
+    SamplingSpec,
+)
+from nerfxl.views import Views
 
 MAX_LOG_DENSITY = 12.0
 SKY_HIDDEN = 32
@@ -133,28 +141,41 @@ class Occupancy(nn.Module):
 
 
 class Shared(nn.Module):
-    """What all tiles share: the colour MLP, used before the exchange, and the background, after."""
+    """What all tiles share: the colour MLP, used before the exchange, and the background, after.
 
-    def __init__(self, field: FieldSpec, seed: int) -> None:
+    views: what is learned of photographs, which is used on both sides.
+    """
+
+    def __init__(self, field: FieldSpec, seed: int, views: Views | None = None) -> None:
         super().__init__()
+        self.views = views or Views(CamerasSpec(), AppearanceSpec(), 0)
+        looks = 0 if self.views.appearance is None else self.views.appearance.shape[1]
         self.degree = field.sh_degree
         draw = generator(seed, 2**32)  # no tile has this index
         directional = field.sh_degree**2
         hidden = (field.colour_hidden,) * field.colour_layers
-        self.colour_layers = layers((field.geometry_features + directional, *hidden, 3), draw)
+        self.colour_layers = layers(
+            (field.geometry_features + directional + looks, *hidden, 3), draw
+        )
         self.sky_layers = nn.ParameterList()
         self.constant = background_colour(field)
         if self.constant is None:
             self.sky_layers = layers((directional, SKY_HIDDEN, 3), draw)
 
-    def colour(self, geometry: Tensor, harmonics: Tensor) -> Tensor:
-        """Colour [M, 3] in (0, 1) of geometry features [M, G] seen along directions [M, d^2]."""
-        return mlp(torch.cat([geometry, harmonics], -1), tuple(self.colour_layers)).sigmoid()
+    def sight(self, directions: Tensor, view: Tensor) -> Tensor:
+        """What the colour MLP is told of rays [N] beside the geometry: direction, appearance."""
+        harmonics, looks = spherical_harmonics(directions, self.degree), self.views.looks(view)
+        return harmonics if looks is None else torch.cat([harmonics, looks], -1)
 
-    def background(self, harmonics: Tensor) -> Tensor:
-        """Colour [N, 3] behind all tiles."""
+    def colour(self, geometry: Tensor, sight: Tensor) -> Tensor:
+        """Colour [M, 3] in (0, 1) of geometry features [M, G], as `sight` [M, S] has it."""
+        return mlp(torch.cat([geometry, sight], -1), tuple(self.colour_layers)).sigmoid()
+
+    def background(self, directions: Tensor) -> Tensor:
+        """Colour [N, 3] behind all tiles, along directions [N, 3]."""
         if self.constant is not None:
-            return harmonics.new_tensor(self.constant).expand(len(harmonics), 3)
+            return directions.new_tensor(self.constant).expand(len(directions), 3)
+        harmonics = spherical_harmonics(directions, self.degree)
         return mlp(harmonics, tuple(self.sky_layers)).sigmoid()
 
     def twin(self) -> Shared:

@@ -16,6 +16,7 @@ from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
 from nerfxl.render import Renderer
 from nerfxl.spec import SceneSpec
+from nerfxl.views import Views
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Model:
         near: float,
         ranks: Ranks,
         dtype: torch.dtype | None = None,
+        views: int = 0,
     ) -> None:
         self.exchange = choose(spec.exchange, ranks, len(plan))
         self.tiles = [
@@ -48,7 +50,8 @@ class Model:
             )
             for k in self.exchange.own
         ]
-        self.shared = Shared(spec.field, spec.seed).to(ranks.device, dtype)
+        learned = Views(spec.cameras, spec.appearance, views)
+        self.shared = Shared(spec.field, spec.seed, learned).to(ranks.device, dtype)
         self.twins = [self.shared.twin() for _ in self.tiles]
         self.renderer = Renderer(plan, self.tiles, self.twins, spec.sampling, near, self.exchange)
 

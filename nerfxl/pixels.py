@@ -46,6 +46,7 @@ class PixelPool:
     views: what is loaded, with the part each belongs to, part by part (see `dealt`).
     images, masks: theirs, in the same order; they may be read as they are asked for.
     world: places them. background: blended behind transparent pixels. device: where all lies.
+    rows: of the views among all photographs of the run (see `Views`); their places here if None.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class PixelPool:
         world: WorldTransform,
         background: tuple[float, float, float] | None,
         device: torch.device,
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.device = device
+        held_rows = range(len(views)) if rows is None else rows
+        self.rows = torch.tensor(held_rows, dtype=torch.int64, device=device)
         self.parts: dict[int, Part] = {}
         self.maps: list[Tensor] = []  # [H W, 3] unit directions, camera axes
         index_of: dict[Camera, int] = {}
@@ -113,12 +117,12 @@ class PixelPool:
         cuts = pairwise(accumulate(sizes.tolist(), initial=0))
         parts = zip(self.parts, (slice(*cut) for cut in cuts), strict=True)
         shift = jitter(seed, step, count, torch.device("cpu"))[number]
-        rays, colours = self._look(pixel)
+        rays, view, colours = self._look(pixel)
         everything = (rays, shift.to(self.device), number.to(self.device), count, tuple(parts))
-        return Batch(*everything), colours
+        return Batch(*everything, self.rows[view]), colours
 
-    def _look(self, pixel: Tensor) -> tuple[Rays, Tensor]:
-        """Rays of pixels [n] that are usable, and their colours."""
+    def _look(self, pixel: Tensor) -> tuple[Rays, Tensor, Tensor]:
+        """Rays of pixels [n] that are usable, their views, and their colours."""
         if self.usable is not None:
             pixel = self.usable[pixel]
         view = torch.searchsorted(self.starts, pixel, right=True) - 1
@@ -130,7 +134,7 @@ class PixelPool:
             local[mine] = directions[inside[mine]]
         rotation, origins = self.poses[view, :, :3], self.poses[view, :, 3]
         directions = (rotation @ local[..., None])[..., 0]
-        return Rays(origins, directions), self.colours[pixel].float() / 255
+        return Rays(origins, directions), view, self.colours[pixel].float() / 255
 
 
 def jitter(seed: int, step: int, count: int, device: torch.device) -> Tensor:

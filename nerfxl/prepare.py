@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nerfxl.cameras import Camera
 from nerfxl.captures import Capture, Split, check_image, read_capture
+from nerfxl.disturb import disturbed
 from nerfxl.errors import UserError
 from nerfxl.partition import Plan, plan
 from nerfxl.randomness import generator
@@ -33,7 +34,11 @@ SEEN_POINTS = 2_000  # of which one must be in some view
 
 @dataclass(frozen=True)
 class Prepared:
-    """A capture placed in its world and cut into tiles. points: [P, 3], scene coordinates."""
+    """A capture placed in its world and cut into tiles.
+
+    points: [P, 3], scene coordinates. poses: of the views, as they will be trained on; those of the
+    capture unless they are disturbed on purpose.
+    """
 
     scene: Scene
     capture: Capture
@@ -41,6 +46,7 @@ class Prepared:
     world: WorldTransform
     points: Tensor
     plan: Plan
+    poses: list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,9 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
         cut = plan(points, bounds.scene_box, spec.partition.tiles, is_open)
     else:
         cut = _given_plan(file, scene, bounds.scene_box, world, is_open)
-    return Prepared(scene, capture, bounds, world, points, cut)
+    edge = max(bounds.box.size)
+    used = disturbed(capture.views, spec.cameras.disturb, edge, spec.seed)
+    return Prepared(scene, capture, bounds, world, points, cut, used)
 
 
 def read(spec: CaptureSpec, folder: Path, note: str, skip_missing: bool) -> Capture:
@@ -143,9 +151,10 @@ def write(prepared: Prepared, run: RunFolder) -> None:
             "name": view.name,
             "test": view.test,
             "camera": asdict(view.camera),
-            "pose": view.pose.tolist(),
+            "pose": pose.tolist(),
         }
-        for view in prepared.capture.views
+        | ({} if pose is view.pose else {"true_pose": view.pose.tolist()})
+        for view, pose in zip(prepared.capture.views, prepared.poses, strict=True)
     ]
     write_atomic(run.cameras, json.dumps({"format": "nerfxl-cameras", "views": shots}))
 
@@ -192,13 +201,13 @@ def read_back(run: RunFolder) -> RunScene:
 
 
 def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Capture:
-    """The capture of a run, with the split that the run started with."""
+    """The capture of a run, with the split and the poses that the run started with."""
     scene = load_scene(run.scene, device="cpu")
     folder, note = choose_candidate(scene)
     train = tuple(shot.name for shot in shots if not shot.test)
     test = tuple(shot.name for shot in shots if shot.test)
     capture = spec.capture
-    return read_capture(
+    found = read_capture(
         folder,
         format=capture.format,
         downscale=capture.downscale,
@@ -207,6 +216,9 @@ def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Captu
         skip_missing=True,
         note=note,
     )
+    poses = {shot.name: shot.pose for shot in shots}
+    views = tuple(replace(view, pose=poses[view.name]) for view in found.views)
+    return replace(found, views=views)
 
 
 def _given_plan(file: Path, scene: Scene, root: Box, world: WorldTransform, is_open: bool) -> Plan:

@@ -39,7 +39,8 @@ class Batch:
     rays: n of them. jitter: [n, 2] in [0, 1), of the lattice and of the samples. number: [n] int64,
     the place of each ray among all `count`, ascending. parts: what the background is asked for at
     once: (tile, rows), the rows of the photographs that the tile's owner loads; the same pieces on
-    any number of ranks. Pictures need none.
+    any number of ranks. Pictures need none. view: [n] int64, the row of each ray's photograph (see
+    `Views`); None: nobody took it.
     """
 
     rays: Rays
@@ -47,12 +48,18 @@ class Batch:
     number: Tensor
     count: int
     parts: tuple[tuple[int, slice], ...] = ()
+    view: Tensor | None = None
 
     @staticmethod
     def of(rays: Rays, jitter: Tensor) -> Batch:
         """All rays there are."""
         number = torch.arange(len(rays), device=rays.origins.device)
         return Batch(rays, jitter, number, len(rays))
+
+    def some(self, rows: slice) -> Batch:
+        """Those that another rank does not take; their background is asked for at once."""
+        view = None if self.view is None else self.view[rows]
+        return Batch(self.rays[rows], self.jitter[rows], self.number[rows], self.count, view=view)
 
 
 @dataclass(frozen=True)

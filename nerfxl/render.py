@@ -17,9 +17,9 @@ from nerfxl_kernels.resample import interlevel, optical_depth, resample
 from torch import Tensor
 
 from nerfxl.exchange import Exchange, Route, Shaded, along
-from nerfxl.field import Shared, Tile, spherical_harmonics
+from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan, octants
-from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Segment
+from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Rays, Segment
 from nerfxl.spec import SamplingSpec
 
 SPACING = 0.1  # scene units: t below which samples are spaced evenly, and above which by ratio
@@ -31,9 +31,14 @@ OPAQUE = (
 
 @dataclass(frozen=True)
 class Cast:
-    """A batch on its way through the scene: the rays' side. enter, leave: [P], m in [0, 1]."""
+    """A batch on its way through the scene: the rays' side. enter, leave: [P], m in [0, 1].
+
+    path: of the rays from where their photographs were taken, as far as that is known by now; in
+    the batch they start from where the capture says. view: [n] int64.
+    """
 
     batch: Batch
+    view: Tensor
     path: Path
     crossings: Crossings
     enter: Tensor
@@ -45,34 +50,29 @@ class Cast:
 class Stretches:
     """The Q crossings of the tiles at hand, tile by tile. rows: how many are each tile's.
 
-    enter, leave: [Q], m in [0, 1]. jitter: [Q, 2].
+    enter, leave: [Q], m in [0, 1]. jitter: [Q, 2]. view: [Q] int64 (see `Batch`).
     """
 
     path: Path
     enter: Tensor
     leave: Tensor
     jitter: Tensor
+    view: Tensor
     rows: list[int]
-
-    @staticmethod
-    def unpack(columns: Tensor, rows: list[int]) -> Stretches:
-        """What `Renderer.cast` packed: [Q, 12]."""
-        origins, directions, rest = torch.split(columns, [3, 3, 6], 1)
-        first, span, enter, leave = rest[:, :4].detach().unbind(1)
-        path = Path(origins, directions, first, span, SPACING)
-        return Stretches(path, enter, leave, rest[:, 4:].detach(), rows)
 
     def of(self, keep: Tensor) -> Stretches:
         """Some of the crossings, by a mask [Q]."""
-        path = _pick(self.path, keep)
         rows = [int(one.sum()) for one in torch.split(keep, self.rows)]
-        return Stretches(path, self.enter[keep], self.leave[keep], self.jitter[keep], rows)
+        return self._only(keep, rows)
 
     def apart(self) -> Iterator[Stretches]:
         """Each tile's own."""
         for a, b in pairwise(accumulate(self.rows, initial=0)):
-            numbers = (self.enter[a:b], self.leave[a:b], self.jitter[a:b])
-            yield Stretches(_pick(self.path, slice(a, b)), *numbers, [b - a])
+            yield self._only(slice(a, b), [b - a])
+
+    def _only(self, keep: Tensor | slice, rows: list[int]) -> Stretches:
+        numbers = (self.enter[keep], self.leave[keep], self.jitter[keep], self.view[keep])
+        return Stretches(_pick(self.path, keep), *numbers, rows)
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,42 @@ class Renderer:
 
         The next batch can be cast, and its rays be sent, while this one is learned from.
         """
-        crossings, path, enter, leave = self._cross(batch)
+        views = self.shared[0].views
+        view = views.rows(batch.view, batch.rays.origins)
+        with torch.no_grad():
+            crossings, path, enter, leave = self._cross(views.placed(batch.rays, view))
         route = self.exchange.route(crossings, batch.number, batch.count)
-        return Cast(batch, path, crossings, enter, leave, route)
+        return Cast(batch, view, path, crossings, enter, leave, route)
 
     def depart(self, cast: Cast) -> Cast:
-        """Send the rays to the tiles that they meet."""
-        path, ray = cast.path, cast.crossings.ray
+        """Send the rays to the tiles that they meet, and of which photographs they are."""
+        path, ray, rays = cast.path, cast.crossings.ray, cast.batch.rays
         numbers = torch.stack([path.first[ray], path.span[ray], cast.enter, cast.leave], 1)
-        columns = (path.origins[ray], path.directions[ray], numbers, cast.batch.jitter[ray])
+        columns = [rays.origins[ray], rays.directions[ray], numbers, cast.batch.jitter[ray]]
+        if self.shared[0].views.learns:
+            columns.append(cast.view[ray, None].to(numbers.dtype))  # exact up to 2^24 photographs
         cast.route.depart(torch.cat(columns, 1))
         return cast
+
+    def arrive(self, cast: Cast) -> Stretches:
+        """What has been sent to the tiles at hand.
+
+        Each tile places the rays by its own twin of what is learned of photographs.
+        """
+        columns, rows = cast.route.arrive()
+        views = self.shared[0].views
+        view = columns[:, 12].long() if views.learns else views.rows(None, columns)
+        placed = [
+            shared.views.placed(Rays(some[:, :3], some[:, 3:6]), own)
+            for shared, some, own in zip(
+                self.shared, torch.split(columns, rows), torch.split(view, rows), strict=True
+            )
+        ]
+        origins = torch.cat([rays.origins for rays in placed])
+        directions = torch.cat([rays.directions for rays in placed])
+        first, span, enter, leave = columns[:, 6:10].unbind(1)
+        path = Path(origins, directions, first, span, SPACING)
+        return Stretches(path, enter, leave, columns[:, 10:12], view, rows)
 
     def __call__(
         self, cast: Cast, padding: float, samples: int | None = None, learn_proposal: bool = False
@@ -160,7 +185,7 @@ class Renderer:
         padding: share of samples spread evenly over the ray (see `resample`).
         samples: a ray, with sampling by proposal; those of training unless given.
         """
-        stretches = Stretches.unpack(*cast.route.arrive())
+        stretches = self.arrive(cast)
         count = samples or self.sampling.samples
         own, proposed = self._sample(cast, stretches, padding, count, learn_proposal)
         composed, weights, tau = cast.route.compose(self._shade(stretches, own))
@@ -183,7 +208,7 @@ class Renderer:
         and no background is brighter than 1, so no colour is off by more.
         """
         cast = self.depart(self.cast(batch))
-        stretches = Stretches.unpack(*cast.route.arrive())
+        stretches = self.arrive(cast)
         own, _ = self._sample(cast, stretches, padding, samples, learn_proposal=False)
         crossings = cast.crossings
         said = cast.path.first.new_zeros(len(crossings), SEGMENT_WIDTH)
@@ -207,7 +232,7 @@ class Renderer:
         As of a step of training; of the tiles at hand.
         """
         cast = self.depart(self.cast(batch))
-        stretches = Stretches.unpack(*cast.route.arrive())
+        stretches = self.arrive(cast)
         own, _ = self._sample(cast, stretches, padding, self.sampling.samples, False)
         path, counts = stretches.path, own.offsets.diff()
         row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
@@ -217,9 +242,8 @@ class Renderer:
         held = index.repeat_interleave(torch.tensor(stretches.rows, device=counts.device))
         return path.origins[row] + t[:, None] * path.directions[row], held[row]
 
-    def _cross(self, batch: Batch) -> tuple[Crossings, Path, Tensor, Tensor]:
-        """Where the rays meet tiles: crossings, the rays' paths, and ends [P] in m."""
-        rays = batch.rays
+    def _cross(self, rays: Rays) -> tuple[Crossings, Path, Tensor, Tensor]:
+        """Where rays meet tiles: crossings, the rays' paths, and ends [P] in m."""
         t = self.plan.intervals(rays, self.near, FAR)  # [K, n, 2]
         order = self.plan.order.to(t.device)[octants(rays.directions)]  # [n, K]
         met = (t[..., 1] > t[..., 0]).T.gather(1, order)  # [n, K], front to back
@@ -300,8 +324,8 @@ class Renderer:
         for tile, shared, stretch, own in zip(self.tiles, *by_tile, strict=True):
             points, length = place(own.m0, own.m1, own.offsets, stretch.path, tile.domain)
             density, geometry = tile(points)
-            harmonics = spherical_harmonics(stretch.path.directions, shared.degree)
-            of_sample = torch.repeat_interleave(harmonics, own.offsets.diff(), 0)
+            sight = shared.sight(stretch.path.directions, stretch.view)
+            of_sample = torch.repeat_interleave(sight, own.offsets.diff(), 0)
             densities.append(density)
             colours.append(shared.colour(geometry, of_sample))
             lengths.append(length)
@@ -311,25 +335,30 @@ class Renderer:
 
     def _pixels(self, scene: Segment, cast: Cast, samples: int) -> Pixels:
         path, through = cast.path, torch.exp(-scene.tau)[:, None]
-        colour = scene.colour + through * self._background(cast.batch)
+        colour = self._finished(scene.colour, through, cast)
         with torch.no_grad():
             # The mean of m, taken back to a distance; the far end where nothing is.
             mean = scene.moment + through[:, 0]
             depth = path.scale * torch.sinh(path.first + mean.clamp(0, 1) * path.span)
         return Pixels(colour, depth, scene.opacity.detach(), scene.distortion, samples)
 
-    def _background(self, batch: Batch) -> Tensor:
-        """Colour [n, 3] behind all tiles; in training, a part's gradient is its owner's alone."""
-        harmonics = spherical_harmonics(batch.rays.directions, self.shared[0].degree)
-        if not torch.is_grad_enabled() or not batch.parts:
-            return self.shared[0].background(harmonics)
+    def _finished(self, colour: Tensor, through: Tensor, cast: Cast) -> Tensor:
+        """Put the background behind [n, 3], and expose.
+
+        In training a part's background and exposure take gradients at its owner alone.
+        """
         twins = {tile.index: twin for tile, twin in zip(self.tiles, self.shared, strict=True)}
-        colours = []
-        for tile, rows in batch.parts:
-            with torch.set_grad_enabled(tile in twins):
-                twin = twins.get(tile, self.shared[0])
-                colours.append(twin.background(harmonics[rows]))
-        return torch.cat(colours)
+        parts = cast.batch.parts or ((self.tiles[0].index, slice(None)),)
+        done = []
+        for tile, rows in parts:
+            own, shared = tile in twins, twins.get(tile, self.shared[0])
+            view = cast.view[rows]
+            with torch.set_grad_enabled(own and torch.is_grad_enabled()):
+                rays = shared.views.placed(cast.batch.rays[rows], view)
+                behind = shared.background(rays.directions)
+            whole = colour[rows] + through[rows] * behind
+            done.append(shared.views.exposed(whole, view, own))
+        return torch.cat(done)
 
 
 def _in_front(values: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ def test_gradients_are_those_of_all_samples_in_one_row(method: str, tiles: int) 
     glow = BEHIND.clone().requires_grad_()
     made = Recorder(renderer(cut, lambda place: strength * fog(place), method, bins=48))
     made.shared[0].background = (  # type: ignore[method-assign]
-        lambda harmonics: glow.expand(len(harmonics), 3)
+        lambda directions: glow.expand(len(directions), 3)
     )
     pixels = show(made, rays)
     total = pixels.colour.square().sum() + 0.3 * pixels.distortion.sum()
@@ -569,7 +569,7 @@ def test_an_opaque_tile_does_not_blur_what_passes_in_front_of_it() -> None:
         tile.proposal.forward = (  # type: ignore[method-assign]
             lambda points, density=density: torch.full_like(points[:, 0], density)  # type: ignore[misc]
         )
-    stretches = Stretches.unpack(*cast.route.arrive())
+    stretches = made.arrive(cast)
     proposed, _ = made._propose(cast, stretches, padding=0.01)
     found = cast.route.to_rays(proposed.before, "test")
     t = made.plan.intervals(rays, 0.0, FAR)[crossings.tile, 0]

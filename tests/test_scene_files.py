@@ -23,11 +23,12 @@ from nerfxl.yaml_tree import Fault, read_tree, written
 SCENES = Path(__file__).resolve().parent.parent / "scenes"
 NAMES = ["university4", "garden", "building", "mexico_beach", "matrixcity"]
 TRAIN_KEYS = (
-    "steps, rays, learning_rate, optimiser, eps, warmup_steps, schedule, losses, "
+    "mode, overlap, steps, rays, learning_rate, optimiser, eps, warmup_steps, schedule, losses, "
     "checkpoint_every, log_every, eval_every"
 )
 SCENE_KEYS = (
-    "name, seed, capture, bounds, partition, field, sampling, train, exchange, cameras, profiles"
+    "name, seed, capture, bounds, partition, field, sampling, train, exchange, cameras, "
+    "appearance, profiles"
 )
 
 
@@ -62,6 +63,7 @@ AWKWARD: dict[str, st.SearchStrategy[Any]] = {  # keys with more rules than a sc
         min_size=1,
         max_size=3,
     ),
+    "capture.sky": st.sampled_from(["sky", "masks/sky"]),
     "partition.plan": st.sampled_from(["auto", "plan.json", "../${NERFXL_DATA}/plan.json"]),
     "capture.split": st.just("auto")
     | st.builds(dict, every=st.integers(2, 1000))
@@ -359,7 +361,7 @@ BAD = {
         "seed: 1\n",
         [
             "x.yaml:1:1: capture: missing; expected a mapping of path, format, downscale, "
-            "orientation, split, max_megapixels, source"
+            "orientation, split, sky, max_megapixels, source"
         ],
     ),
     "no path": (
