@@ -76,10 +76,10 @@ def balanced(
             "orientation or bounds differ): name a run of this scene."
         )
     ranks = Ranks(device=device)
-    model = Model(scene.spec, scene.plan, scene.near, ranks)
+    model = Model(scene.spec, scene.plan, scene.near, ranks, views=len(scene.shots))
     origin = Origin.of(run, scene.spec.name, scene.plan)
     found = load(run.checkpoints, origin, range(len(scene.plan)), ranks)
-    model.load(found)
+    model.load(found.tiles, found.shared)
     drawn = some_rays(prepared.capture, prepared.world, 2 * rays, spec.seed)
     to_cut_by = _sampled(model, scene.spec, drawn[:rays], device)
     to_measure = _sampled(model, scene.spec, drawn[rays:], device)

@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nerfxl.blend import Painter
 from nerfxl.cameras import Camera, orbit
 from nerfxl.captures import load_image
+from nerfxl.ensemble import Ensemble
 from nerfxl.field import background_colour
 from nerfxl.metrics import ImageScore, psnr, score, summarise
-from nerfxl.model import Model, parameter_counts
+from nerfxl.model import parameter_counts
 from nerfxl.pictures import SheetRow, colourise, depth_range, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch
-from nerfxl.render import Renderer
 from nerfxl.runs import RunFolder, make_folder, write_atomic
 from nerfxl.spec import SceneSpec
 
@@ -40,10 +41,10 @@ class Picture:
 
 
 @torch.no_grad()
-def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.device) -> Picture:
+def picture(painter: Painter, shot: Shot, scene: RunScene, device: torch.device) -> Picture:
     """Render one view; a collective of all ranks that hold tiles."""
     camera: Camera = shot.camera
-    sampling, exchange = scene.spec.sampling, renderer.exchange
+    sampling, exchange = scene.spec.sampling, painter.exchange
     rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
     found = rays.origins.new_empty(len(rays), 4)
     pieces = math.ceil(len(rays) / rays_at_once(scene.spec))
@@ -54,7 +55,7 @@ def picture(renderer: Renderer, shot: Shot, scene: RunScene, device: torch.devic
         number = torch.arange(count, device=device)[mine]
         still = piece.origins.new_full((len(number), 2), 0.5)
         batch = Batch(piece[mine], still, number, count)
-        pixels = renderer.still(batch, sampling.proposal.padding, sampling.render_samples)
+        pixels = painter.still(batch, sampling.proposal.padding, sampling.render_samples)
         seen = torch.cat([pixels.colour.clamp(0, 1), pixels.depth[:, None]], 1)
         found[first::pieces] = exchange.whole(seen, count)
     values = found.reshape(camera.height, camera.width, 4).cpu()
@@ -74,7 +75,7 @@ def rays_at_once(spec: SceneSpec) -> int:
 def evaluate(
     run: RunFolder,
     scene: RunScene,
-    model: Model,
+    ensemble: Ensemble,
     ranks: Ranks,
     step: int,
     train_seconds: float,
@@ -93,7 +94,7 @@ def evaluate(
     scores: dict[int, ImageScore] = {}
     rows = []
     for index, shot in enumerate(shots):
-        rendered = picture(model.renderer, shot, scene, ranks.device)
+        rendered = picture(ensemble.painter, shot, scene, ranks.device)
         mine, in_sheet = index % ranks.size == ranks.rank, ranks.first and index in shown
         if not (mine or in_sheet):
             continue
@@ -134,13 +135,18 @@ def evaluate(
 
 
 def render(
-    run: RunFolder, scene: RunScene, model: Model, ranks: Ranks, shots: Sequence[Shot], into: str
+    run: RunFolder,
+    scene: RunScene,
+    ensemble: Ensemble,
+    ranks: Ranks,
+    shots: Sequence[Shot],
+    into: str,
 ) -> None:
     """Render shots into `renders/<into>/`: colour and depth as PNG; a collective."""
     folder = run.renders / into
     make_folder(folder)
     for index, shot in enumerate(shots):
-        rendered = picture(model.renderer, shot, scene, ranks.device)
+        rendered = picture(ensemble.painter, shot, scene, ranks.device)
         if index % ranks.size == ranks.rank:
             target = folder / file_name(shot.name)
             save_image(rendered.colour.numpy(), target)

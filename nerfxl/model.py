@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nerfxl.checkpoint import Checkpoint
-from nerfxl.exchange import choose
+from nerfxl.exchange import Exchange, choose
 from nerfxl.field import Shared, Tile
-from nerfxl.optimiser import Optimiser
 from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
 from nerfxl.render import Renderer
@@ -19,19 +16,13 @@ from nerfxl.spec import SceneSpec
 from nerfxl.views import Views
 
 
-@dataclass(frozen=True)
-class Optimisers:
-    """Those of the tiles at hand, in their order, and that of what all tiles share."""
-
-    tiles: list[Optimiser]
-    shared: Optimiser
-
-
 class Model:
     """What one rank holds of a scene, and the renderer over it.
 
     Each tile at hand sees what all tiles share through a twin of it, so that the tiles' gradients
     stay apart until they are summed in tile order.
+
+    views: photographs of the run (see `Views`). exchange: other than the scene's own.
     """
 
     def __init__(
@@ -42,8 +33,10 @@ class Model:
         ranks: Ranks,
         dtype: torch.dtype | None = None,
         views: int = 0,
+        exchange: Exchange | None = None,
     ) -> None:
-        self.exchange = choose(spec.exchange, ranks, len(plan))
+        self.spec = spec
+        self.exchange = exchange or choose(spec.exchange, ranks, len(plan))
         self.tiles = [
             Tile(k, plan.tiles[k], plan.cores[k], spec.field, spec.sampling, spec.seed).to(
                 ranks.device, dtype
@@ -55,7 +48,7 @@ class Model:
         self.twins = [self.shared.twin() for _ in self.tiles]
         self.renderer = Renderer(plan, self.tiles, self.twins, spec.sampling, near, self.exchange)
 
-    def sum_shared_gradients(self) -> None:
+    def sum_gradients(self) -> None:
         """Give what all tiles share the sum of their gradients; a collective.
 
         A tile says what it found in its samples, and in the background of the rays that are loaded
@@ -72,19 +65,16 @@ class Model:
         parts = torch.split(total, [p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Take the fields of a checkpoint; what else it holds is left."""
         for tile in self.tiles:
-            _fill(tile, checkpoint.tiles[tile.index])
-        _fill(self.shared, checkpoint.shared)
+            for parameter in tile.parameters():
+                if parameter.grad is not None:
+                    self.exchange.sum_copies(parameter.grad)
 
-    def optimisers(self, eps: float) -> Optimisers:
-        """One a tile, one for what they share."""
-        return Optimisers(
-            [Optimiser(dict(tile.named_parameters()), eps) for tile in self.tiles],
-            Optimiser(dict(self.shared.named_parameters()), eps),
-        )
+    def load(self, tiles: Mapping[int, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """Take the fields of a checkpoint's tensors; what else they hold is left."""
+        for tile in self.tiles:
+            _fill(tile, tiles[tile.index])
+        _fill(self.shared, shared)
 
 
 def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
@@ -97,11 +87,6 @@ def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
         tile += proposal.levels * 2**proposal.log2_table
     shared = sum(p.numel() for p in Shared(field, spec.seed).parameters())
     return tile, shared
-
-
-def stored(module: torch.nn.Module, optimiser: Optimiser) -> dict[str, Tensor]:
-    """A module's tensors and its optimiser's, under names free of any rank."""
-    return {**module.state_dict(), **optimiser.state()}
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from nerfxl_kernels.adam import adam
 from torch import Tensor
 
-from nerfxl.spec import TrainSpec
+from nerfxl.spec import CamerasSpec, TrainSpec
 
 
 def learning_rate(step: int, spec: TrainSpec) -> float:
@@ -16,6 +16,12 @@ def learning_rate(step: int, spec: TrainSpec) -> float:
     passed = sum(step > milestone * spec.steps for milestone in spec.schedule.milestones)
     warm = min(1.0, step / max(1, spec.warmup_steps))
     return spec.learning_rate * warm * spec.schedule.gamma**passed
+
+
+def pose_rate(step: int, cameras: CamerasSpec, train: TrainSpec) -> float:
+    """Of the corrections of poses, `step` steps after they began: falls to a hundredth."""
+    steps = max(1, train.steps - cameras.warmup_steps)
+    return float(cameras.learning_rate * 0.01 ** min(1.0, step / steps))
 
 
 class Optimiser:

@@ -117,6 +117,15 @@ class Ranks:
         """Whether any rank raised its flag: the same answer on all ranks."""
         return self.votes(flag)[0]
 
+    def sum(self, own: Tensor, kind: str = "other") -> Tensor:
+        """The sum of a tensor over ranks, without gradient: the same bits on all ranks."""
+        if self.size == 1:
+            return own.detach()
+        mine = own.detach().clone()
+        with self._counted(kind, 2 * mine.nbytes * (self.size - 1) // self.size):
+            dist.all_reduce(mine, group=self.group)
+        return mine
+
     def total(self, *counts: int) -> list[int]:
         """The sums of whole numbers over ranks: the same answers on all ranks, in one message."""
         return self._reduced(counts, dist.ReduceOp.SUM)

@@ -187,7 +187,7 @@ class Renderer:
         """
         stretches = self.arrive(cast)
         count = samples or self.sampling.samples
-        own, proposed = self._sample(cast, stretches, padding, count, learn_proposal)
+        own, proposed = self.sample(cast, stretches, padding, count, learn_proposal)
         composed, weights, tau = cast.route.compose(self._shade(stretches, own))
         proposal_loss = composed.new_zeros(())
         if learn_proposal and proposed is not None:
@@ -209,7 +209,7 @@ class Renderer:
         """
         cast = self.depart(self.cast(batch))
         stretches = self.arrive(cast)
-        own, _ = self._sample(cast, stretches, padding, samples, learn_proposal=False)
+        own, _ = self.sample(cast, stretches, padding, samples, learn_proposal=False)
         crossings = cast.crossings
         said = cast.path.first.new_zeros(len(crossings), SEGMENT_WIDTH)
         tau = cast.path.first.new_zeros(crossings.rays)
@@ -233,11 +233,10 @@ class Renderer:
         """
         cast = self.depart(self.cast(batch))
         stretches = self.arrive(cast)
-        own, _ = self._sample(cast, stretches, padding, self.sampling.samples, False)
+        own, _ = self.sample(cast, stretches, padding, self.sampling.samples, False)
         path, counts = stretches.path, own.offsets.diff()
         row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-        s = path.first[row] + (own.m0 + own.m1) / 2 * path.span[row]
-        t = path.scale * torch.sinh(s)
+        t = distance(path, (own.m0 + own.m1) / 2, row)
         index = torch.tensor([tile.index for tile in self.tiles], device=counts.device)
         held = index.repeat_interleave(torch.tensor(stretches.rows, device=counts.device))
         return path.origins[row] + t[:, None] * path.directions[row], held[row]
@@ -264,7 +263,7 @@ class Renderer:
         path = Path(rays.origins, rays.directions, first, span, SPACING)
         return crossings, path, ends[:, 0], ends[:, 1]
 
-    def _sample(
+    def sample(
         self, cast: Cast, stretches: Stretches, padding: float, samples: int, learn_proposal: bool
     ) -> tuple[Samples, Proposed | None]:
         """Where the field is asked."""
@@ -339,7 +338,7 @@ class Renderer:
         with torch.no_grad():
             # The mean of m, taken back to a distance; the far end where nothing is.
             mean = scene.moment + through[:, 0]
-            depth = path.scale * torch.sinh(path.first + mean.clamp(0, 1) * path.span)
+            depth = distance(path, mean.clamp(0, 1))
         return Pixels(colour, depth, scene.opacity.detach(), scene.distortion, samples)
 
     def _finished(self, colour: Tensor, through: Tensor, cast: Cast) -> Tensor:
@@ -359,6 +358,11 @@ class Renderer:
             whole = colour[rows] + through[rows] * behind
             done.append(shared.views.exposed(whole, view, own))
         return torch.cat(done)
+
+
+def distance(path: Path, m: Tensor, ray: Tensor | slice = slice(None)) -> Tensor:
+    """Ray distance, scene units, of places m in [0, 1] on paths: [M], of which ray [M] says."""
+    return path.scale * torch.sinh(path.first[ray] + m * path.span[ray])
 
 
 def _in_front(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ class Tally:
     """Sums over the steps since it was made, on this rank."""
 
     ranks: Ranks
+    apart: int = 0  # NeRFs that are trained each alone; 0: one, by all ranks
     steps: int = 0
-    rays: int = 0  # of all ranks
+    rays: int = 0  # of all ranks; of NeRFs apart, of those here
     loaded: int = 0  # of this rank
     samples: list[int] = field(default_factory=list)  # of each step
+    asked: int = 0  # samples of the step that has not ended
     squared: float = 0.0
     proposal_loss: float = 0.0  # of the last step
     started: float = field(default_factory=time.monotonic)
@@ -46,25 +49,38 @@ class Tally:
         self.before = {kind: replace(books) for kind, books in self.ranks.traffic.items()}
 
     def add(self, seen: Seen, batch: Batch) -> None:
-        """Count one step."""
-        self.steps += 1
+        """Count what a NeRF saw in a step."""
         self.rays += batch.count
         self.loaded += len(batch.rays)
-        self.samples.append(seen.samples)
+        self.asked += seen.samples
         self.squared += float(seen.squared)
         self.proposal_loss = float(seen.proposal_loss)
 
-    def line(self) -> dict[str, Any]:
+    def step(self) -> None:
+        """End a step."""
+        self.steps += 1
+        self.samples.append(self.asked)
+        self.asked = 0
+
+    def next(self) -> Tally:
+        """A new one."""
+        return Tally(self.ranks, self.apart)
+
+    def line(self, outside: Sequence[tuple[int, int] | None] = ()) -> dict[str, Any]:
         """What all ranks together have seen: a line of metrics.jsonl; a collective.
 
         loss: mean squared error of the colours. imbalance: lambda, the most samples of a rank over
         their mean, of each step: for that rank the others wait. waiting: share of the time that
         ranks wait for each other, their mean. bytes_per_ray: received by all ranks together; in
         exchange the same by what it was, and the milliseconds of a step that a rank waits for it.
+        outside: what each NeRF here knows of its samples (see `Learner.outside`); told as the share
+        of all that lie outside the tile of the NeRF that was asked.
         """
         ranks, seconds = self.ranks, time.monotonic() - self.started
         mine = {
             "loaded": self.loaded,
+            "rays": self.rays,
+            "outside": [pair for pair in outside if pair is not None],
             "samples": self.samples,
             "squared": self.squared,
             "proposal_loss": self.proposal_loss,
@@ -75,25 +91,28 @@ class Tally:
         every = ranks.gather_json(mine)
         samples = list(zip(*(one["samples"] for one in every), strict=True))  # [steps][R]
         total = sum(map(sum, samples))
+        rays = sum(one["rays"] for one in every) if self.apart else self.rays
         mse = sum(one["squared"] for one in every) / (3 * sum(one["loaded"] for one in every))
         line = {
             "loss": mse,
             "psnr": -10 * math.log10(max(mse, 1e-10)),
             "proposal_loss": sum(one["proposal_loss"] for one in every),
-            "rays_per_second": self.rays / seconds,
+            "rays_per_second": rays / seconds,
             "steps_per_second": self.steps / seconds,
-            "samples_per_ray": total / self.rays,
+            "samples_per_ray": total / rays,
             "peak_memory": max(one["memory"] for one in every),
         }
+        if pairs := [pair for one in every for pair in one["outside"]]:
+            line["outside"] = sum(out for out, _ in pairs) / max(1, sum(of for _, of in pairs))
         if ranks.size > 1:
             received = _sums([one["received"] for one in every])
             waited = _sums([one["waited"] for one in every])
             line["imbalance"] = sum(map(max, samples)) * ranks.size / max(1, total)
             line["waiting"] = sum(waited.values()) / (ranks.size * seconds)
-            line["bytes_per_ray"] = sum(received.values()) / self.rays
+            line["bytes_per_ray"] = sum(received.values()) / rays
             line["exchange"] = {
                 kind: {
-                    "bytes_per_ray": received[kind] / self.rays,
+                    "bytes_per_ray": received[kind] / rays,
                     "ms_per_step": 1000 * waited[kind] / (ranks.size * self.steps),
                 }
                 for kind in received

@@ -83,25 +83,25 @@ def saved_step(run: RunFolder) -> int | None:
 def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
     """Load the newest whole checkpoint and render or score it."""
     from nerfxl.checkpoint import Origin, load
+    from nerfxl.ensemble import assemble
     from nerfxl.evaluate import evaluate, orbit_shots, render
-    from nerfxl.model import Model
     from nerfxl.prepare import read_back
 
     scene = read_back(run)
-    model = Model(scene.spec, scene.plan, scene.near, ranks)
+    ensemble = assemble(scene, ranks)
     origin = Origin.of(run, scene.spec.name, scene.plan)
-    found = load(run.checkpoints, origin, model.exchange.own, ranks)
-    model.load(found)
+    found = load(run.checkpoints, origin, ensemble.tiles, ranks)
+    ensemble.load(found)
     if job.task == "evaluate":
         seconds = float(found.meta["train_seconds"])
-        evaluate(run, scene, model, ranks, found.step, seconds)
+        evaluate(run, scene, ensemble, ranks, found.step, seconds)
         return
     if job.views == "orbit":
         shots = orbit_shots(scene, job.frames)
     else:
         wanted = {"test": (True,), "train": (False,), "all": (False, True)}[job.views]
         shots = [shot for shot in scene.shots if shot.test in wanted]
-    render(run, scene, model, ranks, shots, job.views)
+    render(run, scene, ensemble, ranks, shots, job.views)
 
 
 def main() -> None:

@@ -13,8 +13,9 @@ import torch
 from nerfxl.balance import balanced
 from nerfxl.checkpoint import Origin
 from nerfxl.cost import count, imbalance
+from nerfxl.ensemble import assemble
 from nerfxl.exchange import deal
-from nerfxl.model import Model, stored
+from nerfxl.model import Model
 from nerfxl.partition import Plan
 from nerfxl.pixels import jitter
 from nerfxl.prepare import Prepared, prepare, read_back, some_rays, write
@@ -40,13 +41,9 @@ def with_checkpoint(prepared: Prepared, folder: Path) -> RunFolder:
     write(prepared, run)
     run.update(step=1, steps=1, state="completed")
     scene = read_back(run)
-    model = Model(scene.spec, scene.plan, scene.near, Ranks())
-    optimisers = model.optimisers(1e-15)
-    tiles = {
-        tile.index: stored(tile, optimiser)
-        for tile, optimiser in zip(model.tiles, optimisers.tiles, strict=True)
-    }
-    shared = stored(model.shared, optimisers.shared)
+    (member,) = assemble(scene, Ranks()).members
+    tiles = {tile.index: tile.state_dict() for tile in member.model.tiles}
+    shared = member.model.shared.state_dict()
     saver = Saver(run.checkpoints, Origin.of(run, scene.spec.name, scene.plan), Ranks())
     saver.start(1, tiles, shared, {"train_seconds": 0.0})
     saver.finish()

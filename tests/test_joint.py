@@ -121,7 +121,7 @@ def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     pixels, proposal_loss = made.renderer(cast, 0.05, learn_proposal=case.learn_proposal)
     total, error = loss(pixels, truth[some.number], spec(case.method).train.losses, N)
     (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
-    made.sum_shared_gradients()
+    made.sum_gradients()
     everything = Batch.of(rays(), torch.full((N, 2), 0.5, dtype=torch.float64))
     mine = made.exchange.mine(N)
     piece = Batch(everything.rays[mine], everything.jitter[mine], everything.number[mine], N)

@@ -416,7 +416,7 @@ def real_model(method: str, is_open: bool, tiles: int = 4) -> Model:
 
 
 def gradients(made: Model) -> dict[str, Tensor]:
-    made.sum_shared_gradients()
+    made.sum_gradients()
     modules = {"shared": made.shared} | {f"tile{tile.index}": tile for tile in made.tiles}
     return {
         f"{owner}.{name}": torch.zeros_like(p) if p.grad is None else p.grad

@@ -10,7 +10,7 @@ from nerfxl_kernels.backend import Backend, use
 from torch import Tensor
 
 from nerfxl.model import Model
-from nerfxl.optimiser import learning_rate
+from nerfxl.optimiser import Optimiser, learning_rate
 from nerfxl.partition import plan
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Rays
@@ -43,7 +43,8 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
     with torch.no_grad():  # dense enough for something to be hidden
         for tile in model.tiles:
             tile.bias = math.log(3.0)
-    optimisers = model.optimisers(1e-15)
+    modules = {f"tile {tile.index}": tile for tile in model.tiles} | {"shared": model.shared}
+    optimisers = [Optimiser(dict(one.named_parameters()), 1e-15) for one in modules.values()]
     rays = Rays(origins.to(device), directions.to(device))
     with use(backend):
         learns = spec.sampling.method == "proposal"
@@ -57,13 +58,12 @@ def step(backend: Backend, spec: SceneSpec) -> dict[str, Tensor]:
             "proposal": proposal.detach(),
             "colour": pixels.colour.detach(),
         }
-        model.sum_shared_gradients()
-        modules = {f"tile {tile.index}": tile for tile in model.tiles} | {"shared": model.shared}
+        model.sum_gradients()
         for owner, module in modules.items():
             for name, parameter in module.named_parameters():
                 if parameter.grad is not None:
                     found[f"gradient of {owner}.{name}"] = parameter.grad.clone()
-        for optimiser in (*optimisers.tiles, optimisers.shared):
+        for optimiser in optimisers:
             optimiser.step(1, learning_rate(1, spec.train))
         found["colour after"] = model.renderer.still(batch, 0.1, 12).colour
     return found

@@ -42,7 +42,9 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
     ranks.traffic["tau"] = Traffic(7, 1000, 3.0)  # before: does not count
     tally = Tally(ranks)
     tally.add(seen(0.1, 100), batch(5, 10))
+    tally.step()
     tally.add(seen(0.2, 150), batch(5, 10))
+    tally.step()
     ranks.traffic["tau"].received += 120
     ranks.traffic["tau"].waited += 0.25
     line = tally.line()
@@ -62,6 +64,7 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
 def test_one_rank_exchanges_nothing() -> None:
     tally = Tally(Ranks())
     tally.add(seen(0.3, 40), batch(10, 10))
+    tally.step()
     assert not {"waiting", "imbalance", "exchange"} & tally.line().keys()
 
 

@@ -15,17 +15,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nerfxl import commands, losses, saver, train
+from nerfxl import commands, learner, losses, saver
 from nerfxl.checkpoint import latest
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
+from nerfxl.learner import Learner, first_rays, learns_proposal, next_rays, padding
 from nerfxl.model import Model
 from nerfxl.progress import Speaker
+from nerfxl.render import Cast
 from nerfxl.runs import RunFolder, Status, write_atomic
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
-from nerfxl.train import Ahead, first_rays, learns_proposal, next_rays, padding
 
 WriteScene = Callable[..., Path]
 OCCUPANCY = {"method": "occupancy"}
@@ -66,14 +67,14 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Model], None]) -> None:
     """Do something when the rays of a step are seen."""
-    see = train._see
+    see = Learner.see
 
-    def seen(now: int, ahead: Ahead, model: Model, spec: SceneSpec) -> Seen:
+    def seen(self: Learner, now: int) -> tuple[Seen, Cast]:
         if now == step:
-            act(model)
-        return see(now, ahead, model, spec)
+            act(self.model)
+        return see(self, now)
 
-    monkeypatch.setattr(train, "_see", seen)
+    monkeypatch.setattr(Learner, "see", seen)
 
 
 @pytest.mark.parametrize("sampling", [{}, OCCUPANCY], ids=["proposal", "occupancy"])
@@ -275,7 +276,7 @@ def test_a_loss_that_is_not_finite_is_no_tiles_fault(
         total, error = measure(*args)
         return total * torch.nan, error
 
-    monkeypatch.setattr(train, "loss", spoiled)
+    monkeypatch.setattr(learner, "loss", spoiled)
     with pytest.raises(UserError, match=r"^step 1: the loss is not finite\. "):
         fit(scene_file(), tmp_path / "runs")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from nerfxl.exchange.exchange import Exchange, Route, Shaded, along, deal
-from nerfxl.exchange.gather import Gather
+from nerfxl.exchange.gather import Gather, GatherRoute
 from nerfxl.exchange.owner import Owner
+from nerfxl.exchange.replicated import Replicated
 from nerfxl.exchange.samples import Samples
 from nerfxl.ranks import Ranks
 
 __all__ = [
     "Exchange",
     "Gather",
+    "GatherRoute",
     "Owner",
+    "Replicated",
     "Route",
     "Samples",
     "Shaded",

@@ -143,6 +143,11 @@ class Exchange(ABC):
     def loads(self) -> tuple[int, ...]:
         """The tiles in whose name this rank loads photographs, draws rays and composes them."""
 
+    @property
+    def draws(self) -> slice:
+        """Which of the rays of a step, drawn from what it loads, this rank takes."""
+        return slice(None)
+
     @abstractmethod
     def route(self, crossings: Crossings, number: Tensor, count: int) -> Route:
         """Open the way of a batch; see `Batch` for number and count."""
@@ -154,6 +159,10 @@ class Exchange(ABC):
     @abstractmethod
     def whole(self, values: Tensor, count: int) -> Tensor:
         """Put a piece together again: values [n, C] of `mine` -> [count, C], on every rank."""
+
+    def sum_copies(self, gradient: Tensor) -> None:
+        """Add up, in place, what the ranks that hold the same tile have found; here it has one."""
+        del gradient
 
     def sum_in_tile_order(self, rows: Tensor) -> Tensor:
         """Sum over tiles what each has to say, bit for bit the same on any number of ranks.
@@ -169,10 +178,10 @@ class Exchange(ABC):
         leaving = [len(self.own) * piece for piece in widths]
         coming = [len(share) * mine for share in self.shares]
         every = self.ranks.swap(pieces, leaving, coming, "shared").wait().reshape(self.tiles, mine)
-        return self.ranks.all_gather(_pairwise(every[self.places]), widths, "shared")
+        return self.ranks.all_gather(pairwise_sum(every[self.places]), widths, "shared")
 
 
-def _pairwise(rows: Tensor) -> Tensor:
+def pairwise_sum(rows: Tensor) -> Tensor:
     """The sum over rows, [K, S] -> [S], in an order that depends on K alone."""
     while len(rows) > 1:
         even = rows[: len(rows) // 2 * 2]

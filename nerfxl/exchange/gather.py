@@ -79,3 +79,33 @@ class GatherRoute(Route):
     def narrow(self, keep: Tensor) -> tuple[GatherRoute, Tensor]:
         """Leave out the other crossings."""
         return type(self)(self.exchange, self.crossings[keep]), keep[self.mine]
+
+    def along_rays(self, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """All samples of all ranks, ray by ray and each ray's front to back.
+
+        offsets: [Q + 1] int64, of the crossings of the tiles' side. rows: [M, C], what is known of
+        their samples; the gradient of the own alone comes back.
+
+        Returns
+        -------
+        The same of whole rays: offsets [N + 1], rows of all samples [., C].
+        """
+        held = self.to_rays(offsets.diff(), "counts")  # [P], samples of each crossing
+        ends = held.cumsum(0)
+
+        # Rows of ranks, by tile, by ray -> rows of rays, front to back.
+        came = held[self.by_tile]
+        first = (ends - held)[self.by_tile]  # where each crossing's samples go
+        within = torch.arange(int(ends[-1]) if len(ends) else 0, device=rows.device)
+        within = within - torch.repeat_interleave(came.cumsum(0) - came, came)
+        goes = torch.repeat_interleave(first, came) + within
+        totals = torch.split(came, self.counts)
+        counts = [int(total.sum()) for total in totals]
+        before = sum(counts[: self.ranks.rank])
+        mine = goes[before : before + counts[self.ranks.rank]]
+        every = rows.new_empty(len(goes), *rows.shape[1:])
+        if self.ranks.size > 1:
+            every[goes] = self.ranks.all_gather(rows, counts, "samples")
+        every = every.index_copy(0, mine, rows)
+        per_ray = held.new_zeros(self.crossings.rays).index_add(0, self.crossings.ray, held)
+        return torch.nn.functional.pad(per_ray.cumsum(0), (1, 0)), every

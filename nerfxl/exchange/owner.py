@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nerfxl.exchange.exchange import Exchange, Route
+from nerfxl.ranks import Ranks
 from nerfxl.rays import Crossings
 
 
@@ -34,13 +35,17 @@ class Owner(Exchange):
 
     def whole(self, values: Tensor, count: int) -> Tensor:
         """Gather what each rank has composed."""
-        size = self.ranks.size
-        counts = [len(range(r, count, size)) for r in range(size)]
-        rows = self.ranks.all_gather(values, counts, "pixels")
-        out = torch.empty_like(rows)
-        for r, part in enumerate(torch.split(rows, counts)):
-            out[r::size] = part
-        return out
+        return put_together(self.ranks, values, count)
+
+
+def put_together(ranks: Ranks, values: Tensor, count: int) -> Tensor:
+    """What every R-th row is known to each rank -> all rows [count, C], on every rank."""
+    counts = [len(range(r, count, ranks.size)) for r in range(ranks.size)]
+    rows = ranks.all_gather(values, counts, "pixels")
+    out = torch.empty_like(rows)
+    for r, part in enumerate(torch.split(rows, counts)):
+        out[r :: ranks.size] = part
+    return out
 
 
 class OwnerRoute(Route):
