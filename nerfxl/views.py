@@ -54,7 +54,7 @@ class Views(nn.Module):
         """Rays [N] of photographs [N], from where the photographs were taken."""
         if self.pose is None:
             return rays
-        turn, shift = self.pose[view, :3], self.pose[view, 3:]
+        turn, shift = torch.split(_of(self.pose, view), 3, 1)
         directions = rays.directions
         if not self.translates_only:
             rotation = roma.rotvec_to_rotmat(turn)
@@ -63,7 +63,7 @@ class Views(nn.Module):
 
     def looks(self, view: Tensor) -> Tensor | None:
         """Appearance [N, E] of photographs [N]; None if there is none."""
-        return None if self.appearance is None else self.appearance[view]
+        return None if self.appearance is None else _of(self.appearance, view)
 
     def exposed(self, colour: Tensor, view: Tensor, own: bool = True) -> Tensor:
         """Pixels [N, 3] as photographs [N] show them: exp(gain) * colour + offset.
@@ -72,7 +72,7 @@ class Views(nn.Module):
         """
         if self.gain is None or self.offset is None:
             return colour
-        gain, offset = self.gain[view], self.offset[view]
+        gain, offset = _of(self.gain, view), _of(self.offset, view)
         if not own:
             gain, offset = gain.detach(), offset.detach()
         return torch.exp(gain) * colour + offset
@@ -94,3 +94,8 @@ def penalise(pose: Tensor, weight: float, count: int) -> None:
     """Add to its gradient that of weight * the mean over `count` photographs of |pose|^2."""
     assert pose.grad is not None
     pose.grad.add_(pose.detach(), alpha=2 * weight / max(1, count))
+
+
+def _of(rows: Tensor, view: Tensor) -> Tensor:
+    # Indexing would add up gradients in an order that depends on threads.
+    return rows.index_select(0, view)

@@ -47,7 +47,6 @@ class Scene(NamedTuple):
     cut: Plan
     tiles: list[dict[str, Tensor]]
     shared: dict[str, Tensor]
-    pose: Tensor  # [V, 6], a turn and a shift
     local: Tensor  # [N, 3], directions of the cameras' own
     centre: Tensor  # [N, 3]
     view: Tensor  # [N] int64
@@ -78,20 +77,20 @@ class Scene(NamedTuple):
         ]
         names = {"mixing": (3, 3), "appearance": (VIEWS, 3), "sky": (3, 3)}
         shared = {name: random(6, i)(*shape) for i, (name, shape) in enumerate(names.items())}
+        shared["pose"] = torch.zeros(VIEWS, 6, dtype=torch.float64)  # a turn and a shift
         scene = cls(
-            *(cut, tiles, shared, torch.zeros(VIEWS, 6, dtype=torch.float64), local, centre),
+            *(cut, tiles, shared, local, centre),
             torch.arange(RAYS) % VIEWS,
             random(7)(RAYS, 3).abs(),
         )
-        for leaf in (*shared.values(), *(w for tile in tiles for w in tile.values()), scene.pose):
+        for leaf in (*shared.values(), *(w for tile in tiles for w in tile.values())):
             leaf.requires_grad_()
         return scene
 
     def rays(self, number: Tensor) -> Rays:
         """Where the poses put the rays: differentiable."""
-        turn, shift = torch.split(self.pose[self.view[number]], 3, 1)
-        local = self.local[number]
-        return Rays(self.centre[number] + shift, local + torch.linalg.cross(turn, local))
+        some = Rays(self.centre[number], self.local[number])
+        return placed(self.shared, some, self.view[number])
 
     def shade(
         self, tile: int, shared: dict[str, Tensor], points: Tensor, view: Tensor
@@ -111,6 +110,11 @@ class Scene(NamedTuple):
         pixel = whole[:, 3:] + torch.exp(-whole[:, :1]) * behind
         error = (pixel - self.target[number]).square().sum()
         return (error + 0.1 * whole[:, 2].sum() + 0.05 * whole[:, 1].square().sum()) / RAYS
+
+
+def placed(shared: dict[str, Tensor], rays: Rays, view: Tensor) -> Rays:
+    turn, shift = torch.split(shared["pose"][view], 3, 1)
+    return Rays(rays.origins + shift, rays.directions + torch.linalg.cross(turn, rays.directions))
 
 
 def middles(enter: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,11 +146,13 @@ def train_step(scene: Scene, exchange: Exchange) -> dict[str, Tensor]:
     K = len(scene.tiles)
     number = torch.arange(RAYS)
     number = number[torch.isin(part_of(number, K), torch.tensor(exchange.loads))]
-    rays = scene.rays(number)
-    crossing, ends = crossings(scene, rays)
+    view = scene.view[number]
+    rays = Rays(scene.centre[number], scene.local[number])
+    with torch.no_grad():
+        crossing, ends = crossings(scene, placed(scene.shared, rays, view))
     route = exchange.route(crossing, number, RAYS)
     ray = crossing.ray
-    columns = [rays.origins[ray], rays.directions[ray], ends, scene.view[number][ray][:, None]]
+    columns = [rays.origins[ray], rays.directions[ray], ends, view[ray][:, None]]
     route.depart(torch.cat(columns, 1))
 
     twins = {
@@ -157,10 +163,11 @@ def train_step(scene: Scene, exchange: Exchange) -> dict[str, Tensor]:
     density, colour, places = [], [], [t.detach() for t in middles(*columns_here[:, 6:8].T)]
     cuts = torch.split(columns_here, rows)
     for tile, here in zip(exchange.own, cuts, strict=True):
-        t, _ = middles(*here[:, 6:8].detach().T)
+        t, _ = middles(*here[:, 6:8].T)
         mine = here.repeat_interleave(SAMPLES, 0)
-        points = mine[:, :3] + t[:, None] * mine[:, 3:6]
-        said = scene.shade(tile, twins[tile], points, mine[:, 8].detach().long())
+        some, of = Rays(mine[:, :3], mine[:, 3:6]), mine[:, 8].long()
+        points = placed(twins[tile], some, of).at(t)
+        said = scene.shade(tile, twins[tile], points, of)
         density.append(said[0])
         colour.append(said[1])
     offsets = torch.arange(sum(rows) + 1) * SAMPLES
@@ -173,31 +180,23 @@ def train_step(scene: Scene, exchange: Exchange) -> dict[str, Tensor]:
         own = part in twins
         with torch.set_grad_enabled(own):
             mask = part_of(number, K) == part
-            some = Rays(rays.origins[mask], rays.directions[mask])
-            behind.append(scene.background(twins[part] if own else scene.shared, some))
+            shared = twins[part] if own else scene.shared
+            behind.append(scene.background(shared, placed(shared, rays[mask], view[mask])))
     loss = scene.loss(whole, torch.cat(behind), number)
     loss.backward()  # type: ignore[no-untyped-call]
 
     found = {"loss": loss.detach(), "weights": weights.sum(), "tau": tau.sum()}
     found["rays"] = torch.tensor(len(number))
-    poses = scene.pose.grad
-    assert poses is not None  # on every rank, also where no ray is met
-    blank = torch.zeros_like(poses)
-    zero = torch.zeros(())
+    zero = torch.zeros((), dtype=torch.float64)
     rows_of_sum = [
-        torch.cat([(zero if g is None else g).expand(w.shape).flatten() for g, w in grads])
-        for grads in (
-            [
-                *((w.grad, w) for w in twins[tile].values()),
-                (poses if tile == exchange.own[0] else blank, poses),
-            ]
-            for tile in exchange.own
+        torch.cat(
+            [(zero if w.grad is None else w.grad).expand(w.shape).flatten() for w in twin.values()]
         )
+        for twin in twins.values()
     ]
     total = exchange.sum_in_tile_order(torch.stack(rows_of_sum))
-    leaves = {**scene.shared, "pose": scene.pose}
-    parts = torch.split(total, [leaf.numel() for leaf in leaves.values()])
-    for (name, leaf), summed in zip(leaves.items(), parts, strict=True):
+    parts = torch.split(total, [leaf.numel() for leaf in scene.shared.values()])
+    for (name, leaf), summed in zip(scene.shared.items(), parts, strict=True):
         found[name] = summed.view(leaf.shape)
     for tile, own_weights in enumerate(scene.tiles):
         for name, leaf in own_weights.items():
@@ -239,7 +238,7 @@ def oracle(K: int) -> dict[str, Tensor]:
     loss = scene.loss(torch.stack(found), behind, torch.arange(RAYS))
     loss.backward()  # type: ignore[no-untyped-call]
     out = {"loss": loss.detach()}
-    leaves = {**scene.shared, "pose": scene.pose}
+    leaves = dict(scene.shared)
     leaves |= {f"{name}{k}": w for k, tile in enumerate(scene.tiles) for name, w in tile.items()}
     for name, leaf in leaves.items():
         out[name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -311,13 +310,13 @@ def test_any_tiles_on_any_ranks_are_one_process(
 def test_bits_do_not_depend_on_the_number_of_ranks(
     kind: str, K: int, results: list[dict[str, Tensor]]
 ) -> None:
-    """Of tiles and of what they share; a pose's gradient is summed by rank, to rounding."""
+    """Of tiles and of what they share."""
     alone = train_step(Scene.of(K), KINDS[kind](Ranks(), K))
     for R, rank in ((2, 0), (2, 1), (4, 0), (4, 3)):
         prefix = f"{kind}/{R}/{K}/"
         for name, value in results[rank].items():
             name = name.removeprefix(prefix)
-            if name in alone and name not in ("loss", "pose", "weights", "tau", "rays"):
+            if name in alone and name not in ("loss", "weights", "tau", "rays"):
                 assert torch.equal(value, alone[name]), name
 
 

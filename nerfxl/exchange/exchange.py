@@ -73,7 +73,7 @@ class Route(ABC):
 
     @abstractmethod
     def depart(self, columns: Tensor) -> None:
-        """Start to send [P, C], what the tiles must know of their crossings."""
+        """Start to send [P, C], what the tiles must know of their crossings; without gradient."""
 
     @abstractmethod
     def arrive(self) -> tuple[Tensor, list[int]]:

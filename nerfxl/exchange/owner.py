@@ -83,10 +83,9 @@ class OwnerRoute(Route):
     def depart(self, columns: Tensor) -> None:
         """Send keys and columns to the tiles' owners."""
         self.coming = self.sizes.wait().tolist()
-        self.columns = columns
         self.travelling = [
             self.ranks.swap(rows, self.leaving, self.coming, "rays")
-            for rows in (self.keys, columns.detach()[self.outward])
+            for rows in (self.keys, columns[self.outward])
         ]
 
     def arrive(self) -> tuple[Tensor, list[int]]:
@@ -94,10 +93,7 @@ class OwnerRoute(Route):
         keys, rows = (swap.wait() for swap in self.travelling)
         self.inward = keys.argsort()
         self.rows = torch.bincount(keys // self.count, minlength=self.tiles).tolist()
-        arrived = rows[self.inward]
-        if self.columns.requires_grad:
-            arrived = _Arrived.apply(self.columns, self, arrived)  # type: ignore[no-untyped-call]
-        return arrived, self.rows
+        return rows[self.inward], self.rows
 
     def to_tiles(self, values: Tensor, kind: str) -> Tensor:
         """Send each row to its tile's owner."""
@@ -152,20 +148,6 @@ class _Moved(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         kind = f"gradients of {ctx.kind}"
         return ctx.route.move(grad.contiguous(), not ctx.outward, kind), None, None, None
-
-
-class _Arrived(torch.autograd.Function):
-    """What `to_tiles` would give, where it has come already."""
-
-    @staticmethod
-    def forward(ctx: Any, columns: Tensor, route: OwnerRoute, arrived: Tensor) -> Tensor:
-        del columns
-        ctx.route = route
-        return arrived.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.route.move(grad.contiguous(), False, "gradients of rays"), None, None
 
 
 def _thinned(order: Tensor, keep: Tensor, counts: list[int]) -> tuple[Tensor, list[int]]:
