@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from nerfxl.blend import Painter
 from nerfxl.cameras import Camera, orbit
-from nerfxl.captures import load_image
+from nerfxl.captures import View, load_image, load_mask
 from nerfxl.ensemble import Ensemble
 from nerfxl.field import background_colour
+from nerfxl.fitting import fit_look
 from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import parameter_counts
 from nerfxl.pictures import SheetRow, colourise, depth_range, save_image, sheet
@@ -41,8 +43,13 @@ class Picture:
 
 
 @torch.no_grad()
-def picture(painter: Painter, shot: Shot, scene: RunScene, device: torch.device) -> Picture:
-    """Render one view; a collective of all ranks that hold tiles."""
+def picture(
+    painter: Painter, shot: Shot, scene: RunScene, device: torch.device, row: int | None = None
+) -> Picture:
+    """Render one view; a collective of all ranks that hold tiles.
+
+    row: of the photograph as which it is shown (see `Views`); None: as nobody took it.
+    """
     camera: Camera = shot.camera
     sampling, exchange = scene.spec.sampling, painter.exchange
     rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
@@ -54,7 +61,8 @@ def picture(painter: Painter, shot: Shot, scene: RunScene, device: torch.device)
         mine = exchange.mine(count)
         number = torch.arange(count, device=device)[mine]
         still = piece.origins.new_full((len(number), 2), 0.5)
-        batch = Batch(piece[mine], still, number, count)
+        view = None if row is None else torch.full_like(number, row)
+        batch = Batch(piece[mine], still, number, count, view=view)
         pixels = painter.still(batch, sampling.proposal.padding, sampling.render_samples)
         seen = torch.cat([pixels.colour.clamp(0, 1), pixels.depth[:, None]], 1)
         found[first::pieces] = exchange.whole(seen, count)
@@ -88,20 +96,30 @@ def evaluate(
     held_out = {view.name: view for view in capture.test}
     folder = run.eval / f"step-{step:09d}"
     make_folder(folder)
+    settle(ensemble, scene)
+    half = scene.spec.appearance.at_test == "half"
     behind = background_colour(scene.spec.field)
     shots = [shot for shot in scene.shots if shot.test and shot.name in held_out]
     shown = set(np.linspace(0, len(shots) - 1, min(SHEET_ROWS, len(shots))).round().astype(int))
     scores: dict[int, ImageScore] = {}
-    rows = []
+    rows, seconds = [], 0.0
+    row_of = {shot.name: row for row, shot in enumerate(scene.shots)}
     for index, shot in enumerate(shots):
-        rendered = picture(ensemble.painter, shot, scene, ranks.device)
+        row = None
+        if half:
+            row = row_of[shot.name]
+            _fit_left_half(ensemble, scene, row, held_out[shot.name], ranks)
+        start = time.monotonic()
+        rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
+        seconds += time.monotonic() - start
         mine, in_sheet = index % ranks.size == ranks.rank, ranks.first and index in shown
         if not (mine or in_sheet):
             continue
         truth = opaque(load_image(held_out[shot.name]), behind)
         exact = torch.from_numpy(truth).float() / 255
         if mine:
-            scores[index] = score(shot.name, exact, rendered.colour)
+            first = shot.camera.width // 2 if half else 0
+            scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
             save_image(rendered.colour.numpy(), folder / file_name(shot.name))
         if in_sheet:
             pair = (rendered.colour.numpy(), rendered.depth.numpy())
@@ -128,10 +146,54 @@ def evaluate(
         "device": str(ranks.device.type),
         "capture": str(capture.root),
         "capture_note": capture.note,
-        "appearance": "off",
+        "appearance": appearance_words(scene.spec),
+        "render_seconds": seconds / max(1, len(shots)),
         "per_image": [asdict(one) for one in per_image],
     }
     write_atomic(folder / "metrics.json", json.dumps(summary, indent=1) + "\n")
+
+
+def settle(ensemble: Ensemble, scene: RunScene) -> None:
+    """Give views that nobody took their look, before pictures are made."""
+    trained = [row for row, shot in enumerate(scene.shots) if not shot.test]
+    for member in ensemble.members:
+        member.model.shared.views.settle(trained, scene.spec.appearance.at_test)
+
+
+def appearance_words(spec: SceneSpec) -> str:
+    """What is learned of the look of images, and which look the held-out ones are scored with.
+
+    >>> appearance_words(SceneSpec(capture={"path": "x"}))
+    'off'
+    """
+    look = spec.appearance
+    learned = [name for name in ("embedding", "exposure") if getattr(look, name) == "on"]
+    which = {
+        "zero": "held-out images take none",
+        "mean": "held-out images take the mean of the training images",
+        "half": "fitted on the left half of each held-out image, the right half is scored",
+    }[look.at_test]
+    if not learned:
+        return "off, the right half of each image is scored" if look.at_test == "half" else "off"
+    return f"{' and '.join(learned)}; {which}"
+
+
+def _fit_left_half(ensemble: Ensemble, scene: RunScene, row: int, view: View, ranks: Ranks) -> None:
+    """Learn the look of a held-out image from its left half."""
+    shot, device = scene.shots[row], ranks.device
+    camera = shot.camera
+    rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
+    left = torch.arange(len(rays)) % camera.width < camera.width // 2
+    mask = load_mask(view)
+    if mask is not None:
+        left &= torch.from_numpy(mask.reshape(-1))
+    if not bool(left.any()):
+        return
+    chosen = left.nonzero()[:, 0].to(device)
+    image = opaque(load_image(view), background_colour(scene.spec.field))
+    truth = (torch.from_numpy(image).reshape(-1, 3)[left].float() / 255).to(device)
+    for member in ensemble.members:
+        fit_look(member, scene.spec, row, rays[chosen], truth)
 
 
 def render(
@@ -145,8 +207,11 @@ def render(
     """Render shots into `renders/<into>/`: colour and depth as PNG; a collective."""
     folder = run.renders / into
     make_folder(folder)
+    settle(ensemble, scene)
+    taken = {shot.name: row for row, shot in enumerate(scene.shots) if not shot.test}
     for index, shot in enumerate(shots):
-        rendered = picture(ensemble.painter, shot, scene, ranks.device)
+        row = taken.get(shot.name)  # a training image as it was taken, others as nobody took them
+        rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
         if index % ranks.size == ranks.rank:
             target = folder / file_name(shot.name)
             save_image(rendered.colour.numpy(), target)

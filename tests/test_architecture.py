@@ -26,6 +26,7 @@ ROWS = {
     "what a rank runs": "worker",
     "the loop": "train",
     "who learns; pictures, scores, findings": "learner evaluate balance inspection",
+    "the look of held-out images": "fitting",
     "the NeRFs of a run": "ensemble",
     "a run, put together": "prepare model saver blend",
     "the machine": "render pixels scene_file checkpoint plan_picture plan_report",
