@@ -51,6 +51,7 @@ class Tile(nn.Module):
         reaches_out = any(math.isinf(side) for side in (*box.low, *box.high))
         self.domain = Domain(core.centre, max(core.size) / 2, reaches_out)
         self.bias = field.density_bias
+        self.opening: Tensor | None = None
         draw = generator(seed, index)
 
         self.cells = resolutions(field.levels, field.base_resolution, field.max_resolution)
@@ -67,9 +68,25 @@ class Tile(nn.Module):
         else:
             self.occupancy = Occupancy(sampling.occupancy, self.domain, seed, index)
 
+    def open_levels(self, share: float) -> None:
+        """Let the density network see the coarser levels alone (BARF, Lin et al. 2021, eq. 14).
+
+        share: 0 = the two coarsest, 1 = all; in between a level comes in smoothly.
+        """
+        if share >= 1:
+            self.opening = None
+            return
+        levels, _, features = self.table.shape
+        along = 2 + share * (levels - 2) - torch.arange(levels, device=self.table.device)
+        weights = (1 - torch.cos(math.pi * along.clamp(0, 1))) / 2
+        self.opening = weights.to(self.table.dtype).repeat_interleave(features)
+
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density [M] (1 / scene unit) and geometry features [M, G] at field coordinates [M, 3]."""
-        weights = tuple(self.density_layers)
+        first, *rest = self.density_layers
+        if self.opening is not None:  # a feature times its weight, or its row of the layer
+            first = first * self.opening[:, None]
+        weights = (first, *rest)
         if torch.is_grad_enabled():
             buffer = gradient_buffer(self.table)
             out = mlp(hash_encoding(points, self.table, self.cells, buffer), weights)

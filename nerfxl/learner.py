@@ -70,6 +70,9 @@ class Learner:
         """Rays that have departed -> pixels -> loss."""
         now, self.ahead = self.ahead, None
         assert now is not None
+        if self.refines:
+            for tile in self.model.tiles:
+                tile.open_levels(opened(step, self.spec))
         spec, model = self.spec, self.model
         pixels, proposal_loss = model.renderer(
             now.cast, padding(step, spec), learn_proposal=learns_proposal(step, spec)
@@ -184,6 +187,12 @@ def padding(step: int, spec: SceneSpec) -> float:
     warmup = spec.sampling.proposal.warmup
     even = 1 - step / warmup if warmup else 0.0
     return max(spec.sampling.proposal.padding, even)
+
+
+def opened(step: int, spec: SceneSpec) -> float:
+    """How much of the hash grid is in use at a step, while poses are refined (see `Tile`)."""
+    over = spec.cameras.coarse_to_fine * spec.train.steps
+    return min(1.0, step / over) if over else 1.0
 
 
 def first_rays(spec: SceneSpec) -> int:

@@ -437,6 +437,13 @@ class CamerasSpec(Strict):
         le=1000,
         description="Weight of the mean squared correction in the loss.",
     )
+    coarse_to_fine: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="With refine: share of the run over which the finer levels of the hash grid "
+        "come in, one after the other; poses are found on the coarse ones. 0 = all at once.",
+    )
     disturb: DisturbSpec = Field(
         default=DisturbSpec(), description="Errors put into the poses, for experiments."
     )
