@@ -1,10 +1,11 @@
-"""The nouns that travel: Rays, Batch, Crossings, Box, Segment, Pixels."""
+"""The nouns that travel: Rays, Batch, Truth, Crossings, Box, Segment, Pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from nerfxl_kernels.march import Path
 from torch import Tensor
 
 TAU, MOMENT, DISTORTION, COLOUR = 0, 1, 2, slice(3, 6)
@@ -53,6 +54,19 @@ class Batch:
         """All rays there are."""
         number = torch.arange(len(rays), device=rays.origins.device)
         return Batch(rays, jitter, number, len(rays))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the n rays of a batch should find.
+
+    colour: [n, 3] in [0, 1]. distance: [n], from the ray's origin to the capture's point that was
+    seen there, scene units, 0 = unknown. sky: [n] bool, whether the sky is known to be seen.
+    """
+
+    colour: Tensor
+    distance: Tensor
+    sky: Tensor
 
 
 @dataclass(frozen=True)
@@ -160,6 +174,8 @@ class Pixels:
 
     colour: [N, 3] with the background. depth: [N], ray distance, scene units. opacity: [N].
     distortion: [N]. samples: how many samples of the field this rank's tiles were asked for.
+    mean: [N], the mean m of where light ends; what passes all tiles ends at m = 1. tau: [N], the
+    optical depth. path: of the rays, which says what m is. No gradient passes depth and opacity.
     """
 
     colour: Tensor
@@ -167,3 +183,11 @@ class Pixels:
     opacity: Tensor
     distortion: Tensor
     samples: int
+    mean: Tensor
+    tau: Tensor
+    path: Path
+
+    @torch.no_grad()
+    def m(self, distance: Tensor) -> Tensor:
+        """Ray distances [N], scene units -> m; below 0 in front of where rays start."""
+        return (torch.asinh(distance / self.path.scale) - self.path.first) / self.path.span

@@ -312,11 +312,11 @@ class Renderer:
     def _pixels(self, scene: Segment, cast: Cast, samples: int) -> Pixels:
         path, through = cast.path, torch.exp(-scene.tau)[:, None]
         colour = scene.colour + through * self._background(cast.batch)
+        mean = scene.moment + through[:, 0]
         with torch.no_grad():
-            # The mean of m, taken back to a distance; the far end where nothing is.
-            mean = scene.moment + through[:, 0]
             depth = path.scale * torch.sinh(path.first + mean.clamp(0, 1) * path.span)
-        return Pixels(colour, depth, scene.opacity.detach(), scene.distortion, samples)
+        seen = (colour, depth, scene.opacity.detach(), scene.distortion, samples)
+        return Pixels(*seen, mean, scene.tau, path)
 
     def _background(self, batch: Batch) -> Tensor:
         """Colour [n, 3] behind all tiles; in training, a part's gradient is its owner's alone."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nerfxl.captures import load_image, load_mask
+from nerfxl.captures import load_image, load_mask, load_sky
 from nerfxl.checkpoint import Origin, load
 from nerfxl.errors import UserError
 from nerfxl.evaluate import evaluate
@@ -21,8 +21,9 @@ from nerfxl.losses import loss
 from nerfxl.model import Model, Optimisers, stored
 from nerfxl.optimiser import learning_rate
 from nerfxl.pixels import PixelPool, dealt
-from nerfxl.prepare import RunScene, photographs, read_back
+from nerfxl.prepare import RunScene, check_losses, photographs, read_back
 from nerfxl.ranks import Ranks
+from nerfxl.rays import Truth
 from nerfxl.render import Cast
 from nerfxl.runs import MetricsLog, RunFolder
 from nerfxl.saver import Saver
@@ -114,10 +115,10 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
 
 @dataclass(frozen=True)
 class Ahead:
-    """A batch that is on its way to the tiles, and the colours [n, 3] that it should find."""
+    """A batch that is on its way to the tiles, and what it should find."""
 
     cast: Cast
-    truth: Tensor
+    truth: Truth
 
 
 def _cast(step: int, count: int, pool: PixelPool, model: Model, spec: SceneSpec) -> Ahead:
@@ -197,7 +198,8 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
 def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelPool:
     """Load the photographs that are this rank's to load; a collective."""
     exchange = model.exchange
-    capture = photographs(run, scene.spec, scene.shots)
+    capture, losses = photographs(run, scene.spec, scene.shots), scene.spec.train.losses
+    check_losses(scene.spec, capture, run.scene)
     for held_out in capture.test[ranks.rank :: ranks.size]:
         load_image(held_out)  # one that is broken is found now, not after days of training
     views = dealt(capture.train, exchange.tiles, exchange.loads)
@@ -208,6 +210,8 @@ def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelP
         scene.world,
         background_colour(scene.spec.field),
         ranks.device,
+        depth_rays=losses.depth_rays if losses.depth else 0.0,
+        skies=(load_sky(view) for _, view in views) if losses.sky else None,
     )
     own = [pixels * (k in exchange.own) for k, pixels in enumerate(pool.held(exchange.tiles))]
     pool.agree(ranks.total(*own))
@@ -215,6 +219,12 @@ def _pool(run: RunFolder, scene: RunScene, model: Model, ranks: Ranks) -> PixelP
         raise UserError(
             f"{capture.root}: no pixel is left to learn from, the masks or the lenses of all "
             f"{len(capture.train)} photographs leave out every one; correct them."
+        )
+    if losses.depth and not ranks.total(len(pool.sighted))[0]:
+        raise UserError(
+            f"{run.scene}: train.losses.depth is {losses.depth:g}, and no keypoint of the "
+            f"{len(capture.train)} images to fit of {capture.root} belongs to a point; give a "
+            "COLMAP model whose images name their points, or set train.losses.depth to 0."
         )
     return pool
 
