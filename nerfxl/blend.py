@@ -14,7 +14,7 @@ from nerfxl.exchange import Exchange, Gather, GatherRoute
 from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Batch, Pixels, Segment
+from nerfxl.rays import Batch, Segment, Still
 from nerfxl.regions import Regions
 from nerfxl.render import FAR, Cast, Renderer, distance
 from nerfxl.spec import SamplingSpec
@@ -27,7 +27,7 @@ class Painter(Protocol):
     def exchange(self) -> Exchange:
         """To the other ranks."""
 
-    def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
+    def still(self, batch: Batch, padding: float, samples: int) -> Still:
         """Pixels of rays that nobody learns from; a collective."""
 
 
@@ -59,7 +59,7 @@ class InSpace:
         self.renderer = Renderer(plan, tiles, shared, sampling, near, self.exchange)
 
     @torch.no_grad()
-    def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
+    def still(self, batch: Batch, padding: float, samples: int) -> Still:
         """Pixels; poses are taken as the capture has them, for each NeRF has its own idea."""
         made = self.renderer
         cast = made.depart(made.cast(Batch.of(batch.rays, batch.jitter)))
@@ -97,7 +97,7 @@ class InSpace:
         through = torch.exp(-whole.tau)
         depth = distance(path, (whole.moment + through).clamp(0, 1))
         colour = whole.colour + through[:, None] * sky
-        return Pixels(colour, depth, whole.opacity, whole.distortion, len(own.m0))
+        return Still(colour, depth, len(own.m0))
 
     def _ends(self, cast: Cast) -> Tensor:
         """The tile in which each ray ends, or the nearest to its end if it meets none: [n]."""
@@ -118,22 +118,21 @@ class InPicture:
         self.exchange: Exchange = Gather(ranks, len(regions.plan))
 
     @torch.no_grad()
-    def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
+    def still(self, batch: Batch, padding: float, samples: int) -> Still:
         """Pixels; each NeRF renders all rays."""
         weights = self.regions.weights(batch.rays.origins)
         parts, asked = [], 0
         for k, renderer in zip(self.exchange.own, self.renderers, strict=True):
-            rows = weights.new_zeros(len(batch.rays), 5)
+            rows = weights.new_zeros(len(batch.rays), 4)
             near = weights[:, k] > 0
             if bool(near.any()):
                 found = renderer.still(_picked(batch, near), padding, samples)
-                columns = (found.colour, found.depth[:, None], found.opacity[:, None])
-                rows[near] = torch.cat(columns, 1) * weights[near, k, None]
+                seen = torch.cat([found.colour, found.depth[:, None]], 1)
+                rows[near] = seen * weights[near, k, None]
                 asked += found.samples
             parts.append(rows.reshape(-1))
-        whole = self.exchange.sum_in_tile_order(torch.stack(parts)).reshape(-1, 5)
-        depth, opacity = whole[:, 3], whole[:, 4]
-        return Pixels(whole[:, :3], depth, opacity, torch.zeros_like(depth), asked)
+        whole = self.exchange.sum_in_tile_order(torch.stack(parts)).reshape(-1, 4)
+        return Still(whole[:, :3], whole[:, 3], asked)
 
 
 def _picked(batch: Batch, keep: Tensor) -> Batch:

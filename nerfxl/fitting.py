@@ -12,7 +12,7 @@ from nerfxl.ensemble import Member
 from nerfxl.losses import loss
 from nerfxl.optimiser import Optimiser
 from nerfxl.randomness import generator
-from nerfxl.rays import Batch, Rays
+from nerfxl.rays import Batch, Rays, Truth
 from nerfxl.spec import SceneSpec
 
 STEPS, RAYS, RATE = 64, 512, 0.03
@@ -50,7 +50,7 @@ def fit_look(member: Member, spec: SceneSpec, row: int, rays: Rays, truth: Tenso
             )
             cast = renderer.depart(renderer.cast(batch))
             pixels, _ = renderer(cast, spec.sampling.proposal.padding)
-            total, _ = loss(pixels, truth[some], spec.train.losses, count)
+            total, _ = loss(pixels, Truth.of(truth[some]), spec.train.losses, count)
             total.backward()  # type: ignore[no-untyped-call]
             model.sum_gradients()
             for name, parameter in model.shared.named_parameters():

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nerfxl.captures import Capture, View, load_image, load_mask
+from nerfxl.captures import Capture, View, load_image, load_mask, load_sky
 from nerfxl.checkpoint import Checkpoint
 from nerfxl.ensemble import SHARED, Member, unprefixed
 from nerfxl.errors import UserError
@@ -19,6 +19,7 @@ from nerfxl.losses import loss
 from nerfxl.optimiser import Optimiser, learning_rate, pose_rate
 from nerfxl.pixels import PixelPool, camera_rays, dealt
 from nerfxl.prepare import RunScene
+from nerfxl.rays import Truth
 from nerfxl.regions import meets
 from nerfxl.render import Cast
 from nerfxl.spec import SceneSpec
@@ -30,10 +31,10 @@ RAYS = "rays"  # name of the tensor that keeps how many rays an independent NeRF
 
 @dataclass(frozen=True)
 class Ahead:
-    """A batch that is on its way to the tiles, and the colours [n, 3] that it should find."""
+    """A batch that is on its way to the tiles, and what it should find."""
 
     cast: Cast
-    truth: Tensor
+    truth: Truth
 
 
 class Learner:
@@ -171,7 +172,7 @@ class Learner:
         batch, truth = self.pool.batch(self.spec.seed, step, self.count)
         draws = self.model.exchange.draws
         if draws != slice(None):
-            batch, truth = batch.some(draws), truth[draws]
+            batch, truth = batch.some(draws), truth.some(draws)
         self.ahead = Ahead(self.model.renderer.cast(batch), truth)
 
     def _depart(self) -> None:
@@ -220,7 +221,7 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
 
 def _pool(member: Member, scene: RunScene, capture: Capture) -> PixelPool:
     """Load the photographs that a member learns from; a collective of those who share it."""
-    exchange = member.model.exchange
+    exchange, losses = member.model.exchange, scene.spec.train.losses
     ranks = exchange.ranks
     views = dealt(_chosen(member, scene, capture.train), exchange.tiles, exchange.loads)
     row = {shot.name: index for index, shot in enumerate(scene.shots)}
@@ -232,9 +233,17 @@ def _pool(member: Member, scene: RunScene, capture: Capture) -> PixelPool:
         background_colour(scene.spec.field),
         ranks.device,
         [row[view.name] for _, view in views],
+        depth_rays=losses.depth_rays if losses.depth else 0.0,
+        skies=(load_sky(view) for _, view in views) if losses.sky else None,
     )
     own = [pixels * (k in exchange.own) for k, pixels in enumerate(pool.held(exchange.tiles))]
     pool.agree(ranks.total(*own))
+    if losses.depth and not ranks.total(len(pool.sighted))[0]:
+        raise UserError(
+            f"train.losses.depth is {losses.depth:g}, and no keypoint of the {len(views)} images "
+            f"to fit of {capture.root} belongs to a point; give a COLMAP model whose images name "
+            "their points, or set train.losses.depth to 0."
+        )
     if sum(pool.totals):
         return pool
     if member.alone:

@@ -222,10 +222,11 @@ def _work(prepared: Prepared) -> Work:
     spec = prepared.scene.spec
     per_tile, shared = parameter_counts(spec)
     cameras = (view.camera for view in prepared.capture.train)
+    bytes_a_pixel = 4 if spec.train.losses.sky else 3
     return Work(
         parameters=per_tile,
         shared=shared,
-        images=3 * sum(camera.width * camera.height for camera in cameras),
+        images=bytes_a_pixel * sum(camera.width * camera.height for camera in cameras),
         sample_bytes=BYTES_A_SAMPLE,
         libraries=LIBRARY_BYTES,
         proposal=spec.sampling.method == "proposal",

@@ -71,9 +71,10 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
     """
     spec = scene.spec
     folder, note = choose_candidate(scene)
-    capture = read(spec.capture, folder, note, skip_missing)
+    capture = _read(spec, folder, note, _split(spec.capture), skip_missing)
     for view in capture.views:
         check_image(view)
+    check_losses(spec, capture, scene.path)
     _check_seen(capture)
     poses = capture.poses()
     rotation = orientation(spec.capture.orientation, poses, capture.points)
@@ -109,17 +110,27 @@ def prepare(scene: Scene, skip_missing: bool = False) -> Prepared:
     return Prepared(scene, capture, bounds, world, points, cut, used)
 
 
-def read(spec: CaptureSpec, folder: Path, note: str, skip_missing: bool) -> Capture:
-    """The capture that the spec describes, from its chosen folder."""
-    return read_capture(
-        folder,
-        format=spec.format,
-        downscale=spec.downscale,
-        split=_split(spec),
-        max_megapixels=spec.max_megapixels,
-        skip_missing=skip_missing,
-        note=note,
-    )
+def check_losses(spec: SceneSpec, capture: Capture, where: Path) -> None:
+    """See that the capture has what the losses ask for; reads nothing.
+
+    Raises
+    ------
+    UserError: no photograph to fit has sightings, or the sky; where: the scene file.
+    """
+    losses, views = spec.train.losses, capture.train
+    if losses.depth and not any(view.seen for view in views):
+        raise UserError(
+            f"{where}: train.losses.depth is {losses.depth:g}, and the capture {capture.root} "
+            f"({capture.format}) does not say which image saw which point; give a COLMAP model "
+            "with its keypoints, or set train.losses.depth to 0."
+        )
+    if losses.sky and not any(view.sky for view in views):
+        first = capture.root / spec.capture.sky / f"{views[0].name}.png"
+        raise UserError(
+            f"{where}: train.losses.sky is {losses.sky:g}, and none of the {len(views)} images to "
+            f"fit has a mask of the sky, the first would be {first}; put them there, name their "
+            "folder by capture.sky, or set train.losses.sky to 0."
+        )
 
 
 def near_plane(spec: SceneSpec, world: WorldTransform, is_open: bool) -> float:
@@ -206,19 +217,25 @@ def photographs(run: RunFolder, spec: SceneSpec, shots: Sequence[Shot]) -> Captu
     folder, note = choose_candidate(scene)
     train = tuple(shot.name for shot in shots if not shot.test)
     test = tuple(shot.name for shot in shots if shot.test)
-    capture = spec.capture
-    found = read_capture(
-        folder,
-        format=capture.format,
-        downscale=capture.downscale,
-        split=Split(train=train, test=test),
-        max_megapixels=capture.max_megapixels,
-        skip_missing=True,
-        note=note,
-    )
+    found = _read(spec, folder, note, Split(train=train, test=test), skip_missing=True)
     poses = {shot.name: shot.pose for shot in shots}
     views = tuple(replace(view, pose=poses[view.name]) for view in found.views)
     return replace(found, views=views)
+
+
+def _read(spec: SceneSpec, folder: Path, note: str, split: Split, skip_missing: bool) -> Capture:
+    """The capture that the spec describes, from its chosen folder."""
+    capture = spec.capture
+    return read_capture(
+        folder,
+        format=capture.format,
+        downscale=capture.downscale,
+        split=split,
+        max_megapixels=capture.max_megapixels,
+        skip_missing=skip_missing,
+        note=note,
+        sky=capture.sky if spec.train.losses.sky else "",
+    )
 
 
 def _given_plan(file: Path, scene: Scene, root: Box, world: WorldTransform, is_open: bool) -> Plan:

@@ -1,10 +1,11 @@
-"""The nouns that travel: Rays, Batch, Crossings, Box, Segment, Pixels."""
+"""The nouns that travel: Rays, Batch, Truth, Crossings, Box, Segment, Still, Pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from nerfxl_kernels.march import Path
 from torch import Tensor
 
 TAU, MOMENT, DISTORTION, COLOUR = 0, 1, 2, slice(3, 6)
@@ -60,6 +61,29 @@ class Batch:
         """Those that another rank does not take; their background is asked for at once."""
         view = None if self.view is None else self.view[rows]
         return Batch(self.rays[rows], self.jitter[rows], self.number[rows], self.count, view=view)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the n rays of a batch should find.
+
+    colour: [n, 3] in [0, 1]. distance: [n], from the ray's origin to the capture's point that was
+    seen there, scene units, 0 = unknown. sky: [n] bool, whether the sky is known to be seen.
+    """
+
+    colour: Tensor
+    distance: Tensor
+    sky: Tensor
+
+    @staticmethod
+    def of(colour: Tensor) -> Truth:
+        """Colours alone."""
+        unknown = torch.zeros_like(colour[:, 0])
+        return Truth(colour, unknown, unknown.bool())
+
+    def some(self, rows: slice) -> Truth:
+        """Of some of the rays."""
+        return Truth(self.colour[rows], self.distance[rows], self.sky[rows])
 
 
 @dataclass(frozen=True)
@@ -162,15 +186,34 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """N rendered pixels.
+class Still:
+    """N pixels of a picture.
 
-    colour: [N, 3] with the background. depth: [N], ray distance, scene units. opacity: [N].
-    distortion: [N]. samples: how many samples of the field this rank's tiles were asked for.
+    colour: [N, 3] with the background. depth: [N], ray distance, scene units. samples: how many
+    samples of the field this rank's tiles were asked for.
     """
 
     colour: Tensor
     depth: Tensor
+    samples: int
+
+
+@dataclass(frozen=True)
+class Pixels(Still):
+    """N rendered pixels, and what is learned from them.
+
+    opacity: [N]. distortion: [N]. mean: [N], the mean m of where light ends; what passes all tiles
+    ends at m = 1. tau: [N], the optical depth. path: of the rays, which says what m is. No gradient
+    passes depth and opacity.
+    """
+
     opacity: Tensor
     distortion: Tensor
-    samples: int
+    mean: Tensor
+    tau: Tensor
+    path: Path
+
+    @torch.no_grad()
+    def m(self, distance: Tensor) -> Tensor:
+        """Ray distances [N], scene units -> m; below 0 in front of where rays start."""
+        return (torch.asinh(distance / self.path.scale) - self.path.first) / self.path.span

@@ -335,11 +335,11 @@ class Renderer:
     def _pixels(self, scene: Segment, cast: Cast, samples: int) -> Pixels:
         path, through = cast.path, torch.exp(-scene.tau)[:, None]
         colour = self._finished(scene.colour, through, cast)
+        mean = scene.moment + through[:, 0]
         with torch.no_grad():
-            # The mean of m, taken back to a distance; the far end where nothing is.
-            mean = scene.moment + through[:, 0]
             depth = distance(path, mean.clamp(0, 1))
-        return Pixels(colour, depth, scene.opacity.detach(), scene.distortion, samples)
+        known = (scene.opacity.detach(), scene.distortion, mean, scene.tau, path)
+        return Pixels(colour, depth, samples, *known)
 
     def _finished(self, colour: Tensor, through: Tensor, cast: Cast) -> Tensor:
         """Put the background behind [n, 3], and expose.

@@ -18,7 +18,7 @@ from nerfxl.errors import UserError
 from nerfxl.evaluate import evaluate
 from nerfxl.learner import Learner
 from nerfxl.optimiser import learning_rate
-from nerfxl.prepare import photographs, read_back
+from nerfxl.prepare import check_losses, photographs, read_back
 from nerfxl.ranks import Ranks
 from nerfxl.runs import MetricsLog, RunFolder
 from nerfxl.saver import Saver
@@ -49,6 +49,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     ensemble = assemble(scene, ranks)
     origin = Origin.of(run, spec.name, scene.plan)
     capture = photographs(run, scene.spec, scene.shots)
+    check_losses(spec, capture, run.scene)
     for held_out in capture.test[ranks.rank :: ranks.size]:
         load_image(held_out)  # one that is broken is found now, not after days of training
     learners = [Learner(member, scene, capture) for member in ensemble.members]

@@ -22,7 +22,7 @@ from nerfxl.model import Model
 from nerfxl.partition import plan
 from nerfxl.randomness import generator
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Batch, Box, Rays
+from nerfxl.rays import Batch, Box, Rays, Truth
 from nerfxl.spec import SceneSpec
 
 K, LARGEST = 4, 4
@@ -68,7 +68,7 @@ def spec(method: str, exchange: str = "gather") -> SceneSpec:
             "proposal": proposal,
             "occupancy": occupancy,
         },
-        "train": {"losses": {"distortion": 0.1}},
+        "train": {"losses": {"distortion": 0.1, "depth": 0.3, "sky": 0.2}},
         "exchange": exchange,
         "cameras": {"refine": "on"},
         "appearance": {"embedding": "on", "size": 3, "exposure": "on"},
@@ -121,11 +121,13 @@ def batch(loads: tuple[int, ...]) -> Batch:
 def train_step(case: Case, ranks: Ranks) -> dict[str, Tensor]:
     """What one rank finds: of the rays that it loads, of the tiles that it owns, and all in all."""
     made = model(case, ranks)
-    truth = torch.rand(N, 3, generator=generator(5), dtype=torch.float64)
+    draw = torch.rand(N, 5, generator=generator(5), dtype=torch.float64)
+    truth = Truth(draw[:, :3], (2 * draw[:, 3] - 1).clamp(min=0), draw[:, 4] < 0.3)
     some = batch(made.exchange.loads)
     cast = made.renderer.depart(made.renderer.cast(some))
     pixels, proposal_loss = made.renderer(cast, 0.05, learn_proposal=case.learn_proposal)
-    total, error = loss(pixels, truth[some.number], spec(case.method).train.losses, N)
+    own = Truth(*(column[some.number] for column in (truth.colour, truth.distance, truth.sky)))
+    total, error = loss(pixels, own, spec(case.method).train.losses, N)
     (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
     made.sum_gradients()
     everything = Batch.of(rays(), torch.full((N, 2), 0.5, dtype=torch.float64))

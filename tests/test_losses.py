@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from nerfxl_kernels.march import Path
 
 from nerfxl.losses import loss
-from nerfxl.rays import Pixels
+from nerfxl.rays import Pixels, Truth
 from nerfxl.spec import LossSpec
 
 COLOUR = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 2.0]])
-TRUTH = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+WANTED = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+TRUTH = Truth(WANTED, torch.zeros(2), torch.zeros(2, dtype=torch.bool))
 DISTORTION = torch.tensor([1.0, 3.0])
+PATH = Path(torch.zeros(2, 3), torch.eye(3)[:2], torch.zeros(2), torch.ones(2), 0.1)
 
 
 def pixels() -> Pixels:
-    colour = COLOUR.clone().requires_grad_()
-    return Pixels(colour, torch.zeros(2), torch.ones(2), DISTORTION.clone().requires_grad_(), 0)
+    colour, distortion = COLOUR.clone().requires_grad_(), DISTORTION.clone().requires_grad_()
+    rest = (torch.ones(2), torch.zeros(2), PATH)
+    return Pixels(colour, torch.zeros(2), 0, torch.ones(2), distortion, *rest)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +47,9 @@ def test_the_parts_of_a_batch_add_up_to_its_loss() -> None:
     parts = []
     for ray in (slice(0, 1), slice(1, 2)):
         seen = pixels()
-        some = Pixels(seen.colour[ray], seen.depth, seen.opacity, seen.distortion[ray], 0)
-        parts.append(torch.stack(loss(some, TRUTH[ray], spec, 2)))
+        some = replace(seen, colour=seen.colour[ray], distortion=seen.distortion[ray])
+        truth = replace(TRUTH, colour=WANTED[ray])
+        parts.append(torch.stack(loss(some, truth, spec, 2)))
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
@@ -53,5 +60,5 @@ def test_both_parts_have_a_gradient() -> None:
     total.backward()  # type: ignore[no-untyped-call]
     assert seen.colour.grad is not None
     assert seen.distortion.grad is not None
-    torch.testing.assert_close(seen.colour.grad, (COLOUR - TRUTH) / 3)  # 2 (x - y) / 6
+    torch.testing.assert_close(seen.colour.grad, (COLOUR - WANTED) / 3)  # 2 (x - y) / 6
     torch.testing.assert_close(seen.distortion.grad, torch.tensor([0.05, 0.05]))

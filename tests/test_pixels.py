@@ -45,9 +45,9 @@ def pool(masks: Sequence[NDArray[np.bool_] | None] = (None, None, None)) -> Pixe
 def test_every_ray_leaves_through_its_own_pixel() -> None:
     made = pool()
     assert len(made) == 12 + 4 + 12
-    batch, colours = made.batch(1, 1, 400)
+    batch, truth = made.batch(1, 1, 400)
     rays = batch.rays
-    places = (colours * 255).round().long().tolist()
+    places = (truth.colour * 255).round().long().tolist()
     assert {tuple(place) for place in places} == {
         (index, row, column)
         for index, one in enumerate(VIEWS)
@@ -77,13 +77,13 @@ def test_a_ray_is_placed_in_the_scene_by_hand() -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    first, colours = pool().batch(1, 5, 50)
+    first, truth = pool().batch(1, 5, 50)
     torch.rand(3)
     again, same = pool().batch(1, 5, 50)
     assert first.rays.directions.equal(again.rays.directions)
-    assert colours.equal(same)
+    assert truth.colour.equal(same.colour)
     for seed, step in ((2, 5), (1, 6)):
-        assert not pool().batch(seed, step, 50)[1].equal(colours)
+        assert not pool().batch(seed, step, 50)[1].colour.equal(truth.colour)
 
 
 def test_a_batch_does_not_depend_on_who_loads_what() -> None:
@@ -100,7 +100,7 @@ def test_a_batch_does_not_depend_on_who_loads_what() -> None:
 
     assert loaded(*range(K)).held(K) == [12, 4, 12, 0]
     assert loaded(1, 3).held(K) == [0, 4, 0, 0]
-    whole, colours = loaded(*range(K)).batch(1, 5, count)
+    whole, truth = loaded(*range(K)).batch(1, 5, count)
     assert whole.number.tolist() == list(range(count))
     # 57 * 12 / 28 = 24.4, 57 * 16 / 28 = 32.6
     assert [part for part, _ in whole.parts] == [0, 1, 2]
@@ -110,7 +110,7 @@ def test_a_batch_does_not_depend_on_who_loads_what() -> None:
         for share in shares:
             batch, found = loaded(*share).batch(1, 5, count)
             assert batch.count == count
-            assert colours[batch.number].equal(found)
+            assert truth.colour[batch.number].equal(found.colour)
             assert whole.rays.directions[batch.number].equal(batch.rays.directions)
             assert whole.jitter[batch.number].equal(batch.jitter)
             for part, rows in batch.parts:
@@ -125,8 +125,8 @@ def test_masked_pixels_are_never_drawn() -> None:
     keep[1, 2] = True
     made = pool([keep, None, np.zeros((3, 4), np.bool_)])
     assert len(made) == 1 + 4
-    _, colours = made.batch(1, 1, 200)
-    places = {tuple(place) for place in (colours * 255).round().long().tolist()}
+    _, truth = made.batch(1, 1, 200)
+    places = {tuple(place) for place in (truth.colour * 255).round().long().tolist()}
     assert places == {(0, 1, 2), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)}
 
 
@@ -138,9 +138,9 @@ def test_pixels_without_a_ray_are_never_drawn_and_look_ahead_in_pictures() -> No
     one = view(0, fisheye)
     made = PixelPool([(0, one)], [numbered(0, fisheye)], [None], WORLD, None, CPU)
     assert len(made) == 81 - blind.sum()
-    batch, colours = made.batch(1, 1, 2000)
+    batch, truth = made.batch(1, 1, 2000)
     assert batch.rays.directions.isfinite().all()
-    drawn = (colours * 255).round().long()
+    drawn = (truth.colour * 255).round().long()
     assert not blind[(drawn[:, 1] * 9 + drawn[:, 2]).numpy()].any()
     picture = camera_rays(fisheye, one.pose, CPU)
     ahead = torch.from_numpy(one.pose[:, 2]).float()

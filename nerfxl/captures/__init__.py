@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nerfxl.captures.capture import Capture, Split, View, assemble
 from nerfxl.captures.colmap import FOLDERS, model_folder, read_colmap
-from nerfxl.captures.images import check_image, image_size, load_image, load_mask
+from nerfxl.captures.images import check_image, image_size, load_image, load_mask, load_sky
 from nerfxl.captures.synthetic import TRAIN, read_synthetic
 from nerfxl.captures.transforms import FILE, read_transforms
 from nerfxl.errors import UserError
@@ -19,6 +19,7 @@ __all__ = [
     "image_size",
     "load_image",
     "load_mask",
+    "load_sky",
     "read_capture",
 ]
 
@@ -35,6 +36,7 @@ def read_capture(
     max_megapixels: float = 200.0,
     skip_missing: bool = False,
     note: str = "",
+    sky: str = "",
 ) -> Capture:
     """Read cameras, poses and points of a capture; no image is decoded.
 
@@ -44,7 +46,8 @@ def read_capture(
     the first of these that is there: a COLMAP model comes before a transforms.json beside it, since
     it has points. downscale: images are loaded at 1 / downscale, their size rounded down.
     max_megapixels: larger images are refused. skip_missing: leave out the views whose image is
-    missing, the capture's `skipped` names them. note: kept with the capture.
+    missing, the capture's `skipped` names them. note: kept with the capture. sky: folder of the
+    masks of the sky, <name of the image>.png, which are looked for if it is given.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def read_capture(
     if downscale < 1:
         raise UserError(f"capture.downscale is {downscale}; it must be 1 or more.")
     reader = FORMATS[_detect(root) if format == "auto" else format]
-    return assemble(root, reader(root, downscale, skip_missing), split, max_megapixels, note)
+    return assemble(root, reader(root, downscale, skip_missing), split, max_megapixels, note, sky)
 
 
 def _detect(root: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,8 @@ _ORTHONORMAL = 1e-3
 _LONGEST_NAME, _LONGEST_PATH = 255, 1000  # what file systems take
 _FOCAL = (1e-3, 1e6)  # of a lens, in longer edges of the picture
 
+Sight = Callable[[], NDArray[np.float64]]  # reads [S, 5]: pixel of the file, point
+
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -28,7 +30,8 @@ class View:
     name: as the capture lists it. camera: at the size at which the image is loaded. pose: [3, 4]
     camera-to-world, OpenCV axes, source coordinates. image, mask: files, or None. test: held out.
     divisor: the file's pixels along one edge of a loaded pixel. file_size: of the file (width,
-    height), where it is not the camera's size times the divisor.
+    height), where it is not the camera's size times the divisor. sky: file of the mask of the sky,
+    or None. seen: reads the points that were seen, see `sightings`; None where none were.
     """
 
     name: str
@@ -39,6 +42,28 @@ class View:
     test: bool
     divisor: int = 1
     file_size: tuple[int, int] | None = None
+    sky: Path | None = None
+    seen: Sight | None = None
+
+    def sightings(self) -> NDArray[np.float64]:
+        """Read which of the capture's points the photograph saw, and where.
+
+        Returns
+        -------
+        [S, 5]: pixel x, y at the size of the camera, the centre of the first being (0.5, 0.5), and
+        the point, source coordinates. Those outside the picture, in a border that `Camera.reduced`
+        leaves out, are not among them.
+
+        Raises
+        ------
+        UserError: the capture's files are damaged there.
+        """
+        if self.seen is None:
+            return np.empty((0, 5))
+        found = self.seen()
+        found[:, :2] /= self.divisor
+        pixel, size = found[:, :2], (self.camera.width, self.camera.height)
+        return found[((pixel >= 0) & (pixel < size)).all(axis=1)]
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -108,7 +133,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """A view as a reader found it: camera at the file's size; held_out None: in no own list."""
+    """A view as a reader found it: camera at the file's size; held_out None: in no own list.
+
+    seen: reads the points that were seen, at the file's size; None where none were.
+    """
 
     name: str
     camera: Camera
@@ -116,6 +144,7 @@ class Photograph:
     image: Path
     mask: Path | None = None
     held_out: bool | None = None
+    seen: Sight | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +166,17 @@ class Found:
     skipped: tuple[str, ...] = ()
 
 
-def assemble(root: Path, found: Found, split: Split, max_megapixels: float, note: str) -> Capture:
+def assemble(
+    root: Path, found: Found, split: Split, max_megapixels: float, note: str, sky: str = ""
+) -> Capture:
     """Check what a reader found, divide it and put it in order.
+
+    sky: the folder of the masks of the sky, which are looked for if it is given.
 
     Raises
     ------
     UserError: too few views, a name listed twice, a split that names no view, an image above the
-    limit, a camera that cannot be, a point that is not finite.
+    limit, a camera that cannot be, a point that is not finite, a mask that lies elsewhere.
     """
     photographs = sorted(found.photographs, key=lambda photograph: photograph.name)
     _check_names([photograph.name for photograph in photographs], found)
@@ -174,6 +207,8 @@ def assemble(root: Path, found: Found, split: Split, max_megapixels: float, note
             test=held_out[photograph.name],
             divisor=found.divisor,
             file_size=(photograph.camera.width, photograph.camera.height),
+            sky=_sky(root, sky, photograph.name),
+            seen=photograph.seen,
         )
         for photograph in photographs
         if photograph.name in held_out
@@ -280,6 +315,12 @@ def rigid(matrix: NDArray[np.float64], where: str) -> NDArray[np.float64]:
         )
     left, _, right = np.linalg.svd(linear)
     return np.concatenate([left @ right, pose[:, 3:]], axis=1)
+
+
+def _sky(root: Path, folder: str, name: str) -> Path | None:
+    """The mask of the sky of an image, where it is wanted and there."""
+    mask = inside(root, f"{folder}/{name}.png", "capture.sky") if folder else None
+    return mask if mask and mask.is_file() else None
 
 
 def _check_names(names: list[str], found: Found) -> None:

@@ -12,8 +12,10 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +31,39 @@ _HEAD = 1000  # bytes in which COLMAP's remarks at the top of a text file end
 _NAMES = tuple(MODELS)  # in the order of COLMAP's numbers
 
 _Cameras = dict[int, Camera]
-_Image = tuple[str, int, NDArray[np.float64]]  # name, camera, pose
-_Points = tuple[NDArray[np.float64], NDArray[np.uint8]]
+_Keypoints = tuple[NDArray[np.float64], NDArray[np.int64]]  # pixels [k, 2], points' numbers [k]
+
+
+class _Image(NamedTuple):
+    """An image of the model. keypoints: reads them when they are asked for, as few runs do."""
+
+    name: str
+    camera: int
+    pose: NDArray[np.float64]
+    keypoints: Callable[[], _Keypoints] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Numbers [P] of the points, their places [P, 3] and colours [P, 3]."""
+
+    numbers: NDArray[np.int64]
+    places: NDArray[np.float64]
+    colours: NDArray[np.uint8]
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Rows by ascending number."""
+        return self.numbers.argsort()
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the points with these numbers [S]; -1 where there is none."""
+        place = np.searchsorted(self.numbers, numbers, sorter=self.order)
+        there = place < len(self.order)
+        found = self.order[place[there]]
+        rows = np.full(len(numbers), -1)
+        rows[there] = np.where(self.numbers[found] == numbers[there], found, -1)
+        return rows
 
 
 def model_folder(root: Path) -> Path | None:
@@ -69,11 +102,12 @@ def read_colmap(root: Path, downscale: int, skip_missing: bool) -> Found:
     )
     cameras: _Cameras = read[0](files[0])
     images: list[_Image] = read[1](files[1])
-    points, colours = read[2](files[2])
+    points: _Points = read[2](files[2])
     photographs, skipped, divisor = _photographs(
-        root, files[1], cameras, images, downscale, skip_missing
+        root, files[1], cameras, images, points, downscale, skip_missing
     )
-    return Found("colmap", files[1], photographs, divisor, points, colours, skipped=skipped)
+    cloud = (points.places, points.colours)
+    return Found("colmap", files[1], photographs, divisor, *cloud, skipped=skipped)
 
 
 def _photographs(
@@ -81,28 +115,39 @@ def _photographs(
     source: Path,
     cameras: _Cameras,
     images: list[_Image],
+    points: _Points,
     downscale: int,
     skip_missing: bool,
 ) -> tuple[list[Photograph], tuple[str, ...], int]:
     small = root / f"images_{downscale}"
     ready = downscale > 1 and small.is_dir()
     folder = small if ready else root / "images"
-    paths = {name: inside(folder, name, str(source)) for name, _, _ in images}
+    paths = {image.name: inside(folder, image.name, str(source)) for image in images}
     kept, skipped = present(source, paths.items(), skip_missing)
     photographs = []
-    for name, number, pose in images:
+    for image in images:
+        name, number = image.name, image.camera
         if number not in cameras:
             raise UserError(
                 f"{source}: image {name!r} has camera {number}, which is not among the "
                 f"{len(cameras)} of {source.with_stem('cameras').name}."
             )
         if name in kept:
-            camera = cameras[number]
-            if ready:
-                camera = _fitted(camera, paths[name], downscale)
+            whole = cameras[number]
+            camera = _fitted(whole, paths[name], downscale) if ready else whole
             mask = folder.with_name(folder.name.replace("images", "masks")) / f"{name}.png"
+            smaller = (camera.width / whole.width, camera.height / whole.height)
             photographs.append(
-                Photograph(name, camera, pose, paths[name], mask if mask.is_file() else None)
+                Photograph(
+                    name,
+                    camera,
+                    image.pose,
+                    paths[name],
+                    mask if mask.is_file() else None,
+                    seen=partial(_sightings, image, smaller, points, source)
+                    if image.keypoints
+                    else None,
+                )
             )
     return photographs, skipped, 1 if ready else downscale
 
@@ -117,6 +162,32 @@ def _fitted(camera: Camera, path: Path, downscale: int) -> Camera:
             "anew, or remove it and the images are loaded smaller from images/."
         )
     return camera.scaled(width, height)
+
+
+def _sightings(
+    image: _Image,
+    smaller: tuple[float, float],
+    points: _Points,
+    source: Path,
+) -> NDArray[np.float64]:
+    """Read the points that an image saw: pixel, at the size of its file, and place, [S, 5].
+
+    smaller: the size of the file in sizes of the model's picture, along x and y.
+    """
+    assert image.keypoints is not None
+    pixels, numbers = image.keypoints()
+    pixels, numbers = pixels[numbers >= 0], numbers[numbers >= 0]  # the others made no point
+    where = f"{source}: image {image.name!r}"
+    if not np.isfinite(pixels).all():
+        raise UserError(f"{where} has a keypoint that is not finite; copy the model again.")
+    rows = points.rows(numbers)
+    if (rows < 0).any():
+        raise UserError(
+            f"{where} sees point {numbers[rows < 0][0]}, which is not among the "
+            f"{len(points.numbers)} of {source.with_stem('points3D').name}; write the model again, "
+            "or set train.losses.depth to 0."
+        )
+    return np.hstack([pixels * smaller, points.places[rows]])
 
 
 def _pose(quaternion: tuple[float, ...], shift: tuple[float, ...], where: str) -> Any:
@@ -224,13 +295,21 @@ def _binary_images(path: Path) -> list[_Image]:
         for _ in cursor.records("image"):
             values = cursor.take("I7dI")
             name = cursor.text()
-            (keypoints,) = cursor.take("Q")
-            cursor.skip(24 * keypoints)  # x, y and point of each
-            images.append((name, values[8], _pose(values[1:5], values[5:8], f"{path}: {name!r}")))
+            (count,) = cursor.take("Q")
+            keypoints = partial(_binary_keypoints, path, cursor.at, count) if count else None
+            cursor.skip(24 * count)
+            pose = _pose(values[1:5], values[5:8], f"{path}: {name!r}")
+            images.append(_Image(name, values[8], pose, keypoints))
         return images
 
     images: list[_Image] = _with_cursor(path, read)
     return images
+
+
+def _binary_keypoints(path: Path, at: int, count: int) -> _Keypoints:
+    kinds = [("pixel", "<f8", 2), ("point", "<i8")]  # none is the largest number, here -1
+    rows = np.fromfile(path, np.dtype(kinds), count, offset=at)
+    return rows["pixel"], rows["point"]
 
 
 def _binary_points(path: Path) -> _Points:
@@ -239,22 +318,27 @@ def _binary_points(path: Path) -> _Points:
         for _ in cursor.records("point"):
             values = cursor.take("Q3d3BdQ")
             cursor.skip(8 * values[8])  # image and keypoint of each observation
-            rows.append(values[1:7])
+            rows.append(values[:7])
         return rows
 
     return _split_columns(_with_cursor(path, read))
 
 
 def _split_columns(rows: list[tuple[Any, ...]]) -> _Points:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return table[:, :3].copy(), table[:, 3:].astype(np.uint8)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 7)
+    with np.errstate(invalid="ignore"):  # numbers that are none are the numbers of no point
+        numbers = table[:, 0].astype(np.int64)
+    return _Points(numbers, table[:, 1:4].copy(), table[:, 4:].astype(np.uint8))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.startswith("#"):
-                yield number, line.rstrip("\n")
+def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
+    """Number and text of each line that is no remark, and the byte at which it starts."""
+    with path.open("rb") as file:
+        start = 0
+        for number, raw in enumerate(file, start=1):
+            if not raw.startswith(b"#"):
+                yield number, raw.decode(errors="replace").rstrip("\r\n"), start
+            start += len(raw)
 
 
 def _check_whole(path: Path, kind: str, found: int) -> None:
@@ -279,7 +363,7 @@ def _bad_line(path: Path, number: int, kind: str) -> UserError:
 
 def _text_cameras(path: Path) -> _Cameras:
     cameras = {}
-    for number, line in _lines(path):
+    for number, line, _ in _lines(path):
         if not line.strip():
             continue
         try:
@@ -295,7 +379,7 @@ def _text_cameras(path: Path) -> _Cameras:
 def _text_images(path: Path) -> list[_Image]:
     images = []
     lines = _lines(path)
-    for number, line in lines:
+    for number, line, _ in lines:
         if not line.strip():
             continue
         try:
@@ -306,20 +390,35 @@ def _text_images(path: Path) -> list[_Image]:
                 raise ValueError
         except ValueError:
             raise _bad_line(path, number, "image") from None
-        images.append((name.strip(), key, _pose(values[:4], values[4:], f"{path}: {name!r}")))
-        next(lines, None)  # the keypoints of the image, possibly none
+        at, listed, start = next(lines, (0, "", 0))
+        keypoints = partial(_text_keypoints, path, at, start) if listed.strip() else None
+        turned = _pose(values[:4], values[4:], f"{path}: {name!r}")
+        images.append(_Image(name.strip(), key, turned, keypoints))
     _check_whole(path, "image", len(images))
     return images
 
 
+def _text_keypoints(path: Path, number: int, start: int) -> _Keypoints:
+    with path.open("rb") as file:
+        file.seek(start)
+        fields = file.readline().split()
+    try:
+        rows = np.array(fields, dtype=np.float64).reshape(-1, 3)
+        if not (np.abs(rows) < 2**53).all():
+            raise ValueError
+    except ValueError:
+        raise _bad_line(path, number, "list of keypoints") from None
+    return rows[:, :2], rows[:, 2].astype(np.int64)
+
+
 def _text_points(path: Path) -> _Points:
     rows = []
-    for number, line in _lines(path):
+    for number, line, _ in _lines(path):
         if not line.strip():
             continue
         try:
-            values = tuple(map(float, line.split()[1:7]))
-            if len(values) != 6 or not all(0 <= value <= 255 for value in values[3:]):
+            values = tuple(map(float, line.split()[:7]))
+            if len(values) != 7 or not all(0 <= value <= 255 for value in values[4:]):
                 raise ValueError
         except ValueError:
             raise _bad_line(path, number, "point") from None

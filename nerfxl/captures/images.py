@@ -86,21 +86,38 @@ def load_mask(view: View) -> NDArray[np.bool_] | None:
     ------
     UserError: the file is missing, broken, not single-channel or not of the camera's size.
     """
-    if view.mask is None:
-        return None
-    with _opened(view.mask) as image:
-        _check_size(view, view.mask, image.size)
+    return None if view.mask is None else _whole_blocks(view, view.mask, "pixels are used")
+
+
+def load_sky(view: View) -> NDArray[np.bool_] | None:
+    """Decode the mask of the sky of a view at the size of its camera; None where it has none.
+
+    Returns
+    -------
+    [H, W], True = the sky is seen: all pixels of its block are above 0 in the file.
+
+    Raises
+    ------
+    UserError: as `load_mask`.
+    """
+    return None if view.sky is None else _whole_blocks(view, view.sky, "the sky is seen")
+
+
+def _whole_blocks(view: View, path: Path, where: str) -> NDArray[np.bool_]:
+    """Which blocks of a mask's pixels are above 0 throughout: [H, W]."""
+    with _opened(path) as image:
+        _check_size(view, path, image.size)
         if image.mode not in ("1", "L", "I;16", "I"):
             raise UserError(
-                f"{view.mask}: the mask has pixels of kind {image.mode!r}; "
-                "store a single-channel image, above 0 where pixels are used."
+                f"{path}: the mask has pixels of kind {image.mode!r}; "
+                f"store a single-channel image, above 0 where {where}."
             )
         try:
-            used = np.asarray(image) > 0
+            marked = np.asarray(image) > 0
         except _BROKEN as error:
-            raise _unreadable(view.mask, error) from error
+            raise _unreadable(path, error) from error
     width, height, d = view.camera.width, view.camera.height, view.divisor
-    blocks = used[: height * d, : width * d].reshape(height, d, width, d)
+    blocks = marked[: height * d, : width * d].reshape(height, d, width, d)
     return np.asarray(blocks.all(axis=(1, 3)))
 
 
