@@ -31,6 +31,11 @@ class Entry:
     sessions: tuple[int, ...] = ()
     failure: str = ""
 
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Those of the overrides that are not the cell's own."""
+        return self.overrides[: len(self.overrides) - len(self.cell.overrides)]
+
 
 @dataclass
 class Book:
@@ -74,7 +79,7 @@ class Book:
         }
         write_atomic(self.path / FILE, json.dumps(content, indent=1) + "\n")
 
-    def ask(self, cells: Sequence[Cell], base: Sequence[str], device: str) -> None:
+    def ask(self, cells: Sequence[Cell], shared: Sequence[str], device: str) -> None:
         """Enter what is asked for now; what was fitted before is kept."""
         asked = {cell.label for cell in cells}
         for label in [one for one in self.entries if one not in asked]:
@@ -82,7 +87,7 @@ class Book:
                 del self.entries[label]
         for cell in cells:
             entry = self.entries.get(cell.label, Entry(cell, (), device))
-            overrides = (*base, *cell.overrides)
+            overrides = (*shared, *cell.overrides)
             self.entries[cell.label] = replace(entry, cell=cell, overrides=overrides, device=device)
 
     def note(self, label: str, failure: str) -> None:

@@ -21,11 +21,12 @@ from nerfxl.scene_file import Device, load_scene
 from nerfxl.study import cells, plots, report
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.grid import (
-    BASE,
     LARGEST_SEED,
     MOST_TILES,
     Cell,
     Kind,
+    as_options,
+    base,
     grid,
     own_keys,
     read_modes,
@@ -72,8 +73,8 @@ def conduct(ask: Ask, say: Speaker) -> dict[str, Any]:
         )
     plots.check_installed()
     kind = device_kind(ask.device)
-    base = [*BASE[ask.kind], *ask.overrides]
-    spec = load_scene(ask.scene, device=kind, overrides=base).spec
+    shared = base(ask.kind, ask.overrides)
+    spec = load_scene(ask.scene, device=kind, overrides=shared).spec
     folder = ask.output_dir / "studies" / f"{spec.name}-{ask.kind}"
     if ask.report:
         book = Book.load(folder)
@@ -90,13 +91,15 @@ def conduct(ask: Ask, say: Speaker) -> dict[str, Any]:
     )
     _refuse_own_keys(ask, asked)
     for cell in asked:  # what the grammar refuses is refused before anything is trained
-        load_scene(ask.scene, device=kind, overrides=[*base, *cell.overrides])
+        load_scene(ask.scene, device=kind, overrides=[*shared, *cell.overrides])
     with _opened(folder, say):
         book = Book.load(folder) or Book(folder, ask.kind, str(ask.scene))
         before = dict(book.entries)
-        book.ask(asked, base, kind)
-        _refuse_changes(book, before, ask.scene, base, kind)
+        book.ask(asked, shared, kind)
+        _refuse_changes(book, before, ask.scene, shared, kind)
         todo = _told(book, asked, say)
+        if shared:
+            say(f"           all with {as_options(shared)}")
         failed = []
         if todo:
             book.sessions.append(session(ask.command, kind))
@@ -118,7 +121,7 @@ def _fit(book: Book, todo: Sequence[Entry], ask: Ask, say: Speaker) -> list[User
     for number, entry in enumerate(todo):
         label = entry.cell.label
         say(f"\nfit        {number + 1} of {len(todo)}: {label}")
-        say(f"           {' '.join(f'--set {text}' for text in entry.overrides)}")
+        say(f"           {as_options(entry.cell.overrides)}")
         failure = ""
         try:
             cells.fit(book.path, entry, ask.scene, ask.skip_missing, say)
@@ -184,14 +187,14 @@ def _refuse_own_keys(ask: Ask, asked: Sequence[Cell]) -> None:
 
 
 def _refuse_changes(
-    book: Book, before: Mapping[str, Entry], scene: Path, base: Sequence[str], kind: Device
+    book: Book, before: Mapping[str, Entry], scene: Path, shared: Sequence[str], kind: Device
 ) -> None:
     """Refuse to mix cells that were fitted with other settings than they would be now."""
     for label, entry in book.entries.items():
         run = cells.run_of(book.path, label)
         if run is None or saved_step(run) is None:
             continue
-        now = load_scene(scene, device=kind, overrides=[*base, *entry.cell.overrides])
+        now = load_scene(scene, device=kind, overrides=[*shared, *entry.cell.overrides])
         changes = cells.differences(run, now)
         was = before.get(label, entry)
         if was.cell.ranks != entry.cell.ranks:

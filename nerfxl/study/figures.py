@@ -14,6 +14,8 @@ from nerfxl.study import cells, poses, seams
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.grid import Cell
 
+ALONE = {"exchange_ms": 0.0, "waiting": 0.0, "bytes_per_ray": 0.0}  # what one process tells others
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,7 +50,9 @@ class Spread:
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
         """Of at least one value."""
-        return Spread(fmean(values), min(values), max(values), len(values))
+        least, greatest = min(values), max(values)
+        mean = min(max(fmean(values), least), greatest)  # equal values have a mean that is rounded
+        return Spread(mean, least, greatest, len(values))
 
     def times(self, factor: float) -> Spread:
         """The same of every value times a positive factor."""
@@ -72,8 +76,9 @@ class Group:
 
 
 def read(book: Book) -> list[Row]:
-    """All cells of a study, in the order in which they were asked for."""
-    rows = [_row(book, entry) for entry in book.entries.values()]
+    """All cells of a study, in the order of a table."""
+    entries = sorted(book.entries.values(), key=lambda entry: entry.cell.place)
+    rows = [_row(book, entry) for entry in entries]
     complete = [row for row in rows if row.run is not None and row.figures]
     if book.kind == "overlap":
         _add(complete, seams.measured({row.cell: row.run for row in complete if row.run}))
@@ -123,7 +128,10 @@ def _row(book: Book, entry: Entry) -> Row:
     scores = json.loads(file.read_text())
     lines = settled(curve(run.metrics))
     facts = {name: scores[name] for name in ("capture", "capture_note", "images")}
-    return Row(entry, run, state, _scored(scores) | _timed(lines), facts, _messages(lines))
+    found = _scored(scores) | _timed(lines)
+    if entry.cell.ranks == 1:
+        found |= ALONE
+    return Row(entry, run, state, found, facts, _messages(lines))
 
 
 def _scored(scores: dict[str, Any]) -> dict[str, float]:

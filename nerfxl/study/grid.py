@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,8 +21,8 @@ MODES: dict[Kind, tuple[str, ...]] = {
     "cameras": ("joint", "independent-3d"),
 }
 SCALING_TILES = (1, 2, 4, 8)
-# Before the user's own --set. One view is enough for an exchange, whose subject is not quality; the
-# errors of the poses are a few pixels of a photograph, as after a hasty registration.
+# Where the user's own --set is silent. One view is enough for an exchange, whose subject is not
+# quality; the errors of the poses are a few pixels of a photograph, as after a hasty registration.
 BASE: dict[Kind, tuple[str, ...]] = {
     "scaling": (),
     "exchange": ("train.steps=400", "train.log_every=20", "capture.split={every: 1000000}"),
@@ -29,6 +30,7 @@ BASE: dict[Kind, tuple[str, ...]] = {
     "ddp": (),
     "cameras": ("cameras.disturb.rotation=0.5", "cameras.disturb.translation=0.002"),
 }
+ALONE = "alone"  # in place of an exchange: one process, which tells nobody
 LARGEST_SEED = 2**32 - 1
 MOST_TILES = 4096
 _MODE = re.compile(r"([a-z0-9-]+?)(?::(\d+(?:\.\d+)?))?")
@@ -64,13 +66,21 @@ class Cell:
         return "-".join([*words, f"seed-{self.seed}"])
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """Where the cell stands in a table: modes in their usual order, then by size."""
+        usual = (ALONE, *MODES[self.kind])
+        at = usual.index(self.mode) if self.mode in usual else len(usual)
+        return at, self.mode, self.tiles, self.ranks, bool(self.refine), self.seed
+
+    @property
     def overrides(self) -> list[str]:
         """What makes this cell of the study's scene, `key=value` each."""
         found = [f"name={self.label}", f"seed={self.seed}", f"partition.tiles={self.tiles}"]
         if self.kind in ("scaling", "ddp"):
             found.append("partition.plan=auto")  # a plan that is given has one number of tiles
         if self.kind == "exchange":
-            return [*found, "train.mode=joint", "train.overlap=auto", f"exchange={self.mode}"]
+            exchange = "auto" if self.mode == ALONE else self.mode
+            return [*found, "train.mode=joint", "train.overlap=auto", f"exchange={exchange}"]
         mode, _, overlap = self.mode.partition(":")
         found += [f"train.mode={mode}", f"train.overlap={overlap or 'auto'}"]
         if mode != "joint":
@@ -161,6 +171,21 @@ def read_modes(text: str | None, kind: Kind) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(found))
 
 
+def base(kind: Kind, overrides: Sequence[str]) -> list[str]:
+    """What all cells share: the user's overrides, and where they are silent what is usual."""
+    said = {text.partition("=")[0] for text in overrides}
+    return [text for text in BASE[kind] if text.partition("=")[0] not in said] + [*overrides]
+
+
+def as_options(overrides: Sequence[str]) -> str:
+    """Overrides as they are written on a command line.
+
+    >>> as_options(["seed=1", "capture.split={every: 4}"])
+    "--set seed=1 --set 'capture.split={every: 4}'"
+    """
+    return " ".join(f"--set {shlex.quote(text)}" for text in overrides)
+
+
 def own_keys(cells: Sequence[Cell]) -> set[str]:
     """Keys of the scene that a study sets by itself, cell by cell."""
     return {text.partition("=")[0] for cell in cells for text in cell.overrides}
@@ -208,7 +233,7 @@ def _exchange(
     kind: Kind, modes: Sequence[str], tiles: Sequence[int], seed: int, most: int
 ) -> Iterator[Cell]:
     (count,) = tiles
-    yield Cell(kind, modes[0], count, 1, seed)  # alone: no exchange differs from another
+    yield Cell(kind, ALONE, count, 1, seed)
     for ranks in ladder(min(most, count))[1:]:
         yield from (Cell(kind, mode, count, ranks, seed) for mode in modes)
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from nerfxl.errors import UserError
 from nerfxl.runs import write_atomic
 from nerfxl.study.figures import Group, Spread
-from nerfxl.study.grid import Kind
+from nerfxl.study.grid import ALONE, Kind
 
 Rows = dict[str, dict[str, Spread | None]]  # by mode, the figures by the name of their mark
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -84,9 +85,9 @@ def _scaling(groups: Sequence[Group]) -> Figure:
     panels = (
         Panel("psnr", "PSNR, dB", zero=False),
         Panel("ssim", "SSIM", zero=False),
-        Panel("rays_per_second", "rays a second in training, thousands", 1e-3),
-        Panel("render_seconds", "seconds to render a picture"),
-        Panel("outside", "samples outside the own tile, %", 100),
+        Panel("rays_per_second", "training, 1000 rays/s", 1e-3),
+        Panel("render_seconds", "rendering, s a picture"),
+        Panel("outside", "samples outside, %", 100),
     )
     return _lines(groups, panels, "tiles", alone="joint")
 
@@ -95,19 +96,18 @@ def _exchange(groups: Sequence[Group]) -> Figure:
     panels = (
         Panel("step_ms", "a step, ms"),
         Panel("exchange_ms", "of it exchanging, ms"),
-        Panel("waiting", "time spent waiting, %", 100),
-        Panel("bytes_per_ray", "bytes a ray, all processes"),
+        Panel("waiting", "waiting, %", 100),
+        Panel("bytes_per_ray", "bytes a ray"),
     )
-    alone = next((one.mode for one in groups if one.ranks == 1), "")
-    return _lines(groups, panels, "processes", alone=alone)
+    return _lines(groups, panels, "processes", alone=ALONE)
 
 
 def _ddp(groups: Sequence[Group]) -> Figure:
     panels = (
         Panel("psnr", "PSNR, dB", zero=False),
-        Panel("rays_per_second", "rays a second in training, thousands", 1e-3),
-        Panel("render_seconds", "seconds to render a picture"),
-        Panel("memory", "GiB a process"),
+        Panel("rays_per_second", "training, 1000 rays/s", 1e-3),
+        Panel("render_seconds", "rendering, s a picture"),
+        Panel("memory", "memory, GiB a process"),
     )
     return _lines(groups, panels, "processes", alone="")
 
@@ -150,23 +150,23 @@ def _lines(groups: Sequence[Group], panels: Sequence[Panel], x: str, alone: str)
     """
     known = [panel for panel in panels if any(one[panel.figure] for one in groups)]
     figure, every = _axes(len(known))
-    modes = list(dict.fromkeys(one.mode for one in groups))
+    modes = list(dict.fromkeys(one.mode for one in groups if one.mode != ALONE))
+    at = sorted({_place(one, x) for one in groups})
     for axes, panel in zip(every, known, strict=True):
-        at: set[int] = set()
         for mode, style in zip(modes, _styles(len(modes)), strict=True):
             points = _points([one for one in groups if one.mode in (mode, alone)], mode, panel, x)
-            at |= set(points)
             values = list(points.values())
             means = [value.mean for value in values]
             _marks(axes, style, mode, (list(points), means), yerr=_bars(values))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(at), [str(place) for place in sorted(at)])
+        axes.set_xlim(at[0] / 1.2, at[-1] * 1.2)
+        axes.set_xticks(at, [str(place) for place in at])
         axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(panel.title)
         if panel.zero:
-            axes.set_ylim(bottom=0)
-    _legend(figure, every[0])
+            axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    _legend(figure, every)
     return figure
 
 
@@ -174,11 +174,15 @@ def _points(groups: Sequence[Group], mode: str, panel: Panel, x: str) -> dict[in
     """What is drawn of a mode; other groups than its own stand for it where there is one of x."""
     found = {}
     for one in sorted(groups, key=lambda one: one.mode == mode):
-        place = one.tiles if x == "tiles" else one.ranks
+        place = _place(one, x)
         value = one[panel.figure]
         if value and (one.mode == mode or place == 1):
             found[place] = value.times(panel.factor)
     return dict(sorted(found.items()))
+
+
+def _place(one: Group, x: str) -> int:
+    return one.tiles if x == "tiles" else one.ranks
 
 
 def _dotted(
@@ -200,13 +204,13 @@ def _dotted(
             values = [value for _, value in marked]
             places = ([value.mean for value in values], [float(at) for at, _ in marked])
             _marks(axes, style._replace(dashes="none"), name, places, xerr=_bars(values))
-        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_yticks(range(len(rows)), list(rows) if axes is every[0] else [""] * len(rows))
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(title)
         axes.margins(x=0.1)
         if title in zero:
             axes.set_xlim(left=0)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
+    _legend(figure, every)
     return figure
 
 
@@ -266,7 +270,12 @@ def _styles(count: int) -> list[Style]:
     return [STYLES[place % len(STYLES)] for place in range(count)]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure, every: Sequence[Axes]) -> None:
+    """Say once what marks mean, as the panel that has most of them does."""
+    handles, labels = max((axes.get_legend_handles_labels() for axes in every), key=_count)
     if len(labels) > 1:
         figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False)
+
+
+def _count(legend: tuple[list[Artist], list[str]]) -> int:
+    return len(legend[1])

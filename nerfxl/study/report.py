@@ -14,7 +14,7 @@ from nerfxl.study import crops, plots
 from nerfxl.study.book import Book
 from nerfxl.study.claims import Finding, findings
 from nerfxl.study.figures import Group, Row, Spread, grouped, read
-from nerfxl.study.grid import Kind
+from nerfxl.study.grid import Kind, as_options
 from nerfxl.study.provenance import now
 
 MARKDOWN, JSON = "report.md", "report.json"
@@ -231,6 +231,8 @@ def _origin(book: Book, rows: Sequence[Row]) -> str:
     lines = [("scene", f"`{book.scene}`"), *(("capture", text) for text in captures)]
     for session in sessions:
         lines.append(("command", f"`{session.command}`, {session.began}"))
+    shared = dict.fromkeys(as_options(row.entry.shared) for row in rows)
+    lines += [("all with", f"`{text}`") for text in shared if text]
     lines += [("machine", text) for text in dict.fromkeys(one.machine for one in sessions)]
     lines += [("code", text) for text in dict.fromkeys(one.code for one in sessions)]
     if len({one.machine for one in sessions}) > 1:
@@ -289,10 +291,8 @@ def _fits(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         at = f" in `{_under(row)}`" if row.run else ""
-        shown = " ".join(f"--set {text}" for text in row.entry.overrides)
-        lines.append(
-            f"* **{row.cell.label}**: {_cell(row.state)}{at}, on {row.cell.ranks}\n  `{shown}`"
-        )
+        own = as_options(row.cell.overrides)
+        lines.append(f"* {_cell(row.state)}{at}: `{own}`")
     return "\n".join(lines) + "\n"
 
 
