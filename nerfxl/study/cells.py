@@ -40,7 +40,7 @@ def told(run: RunFolder | None, entry: Entry) -> str:
     if is_complete(run):
         return "complete"
     if entry.failure:
-        return f"failed: {entry.failure}"
+        return f"failed: {entry.failure.removesuffix('.')}"
     if run is None:
         return "to do"
     status = run.status()

@@ -97,6 +97,7 @@ def conduct(ask: Ask, say: Speaker) -> dict[str, Any]:
         before = dict(book.entries)
         book.ask(asked, shared, kind)
         _refuse_changes(book, before, ask.scene, shared, kind)
+        book.save()
         todo = _told(book, asked, say)
         if shared:
             say(f"           all with {as_options(shared)}")

@@ -145,10 +145,8 @@ def markdown(
     name = book.path.name.removesuffix(f"-{book.kind}")
     parts = [f"# {name}: {book.kind}\n", f"{title} ({where} of NeRF-XL). {_progress(rows)}\n"]
     parts += [_origin(book, rows), "## Claims\n", *_claims(claims)]
-    for columns in COLUMNS[book.kind]:
-        if groups:
-            parts += ["## Figures\n"] if columns == COLUMNS[book.kind][0] else []
-            parts.append(_table(groups, columns))
+    tables = [_table(groups, columns) for columns in COLUMNS[book.kind]]
+    parts += ["## Figures\n", *filter(None, tables)] if any(tables) else []
     if book.kind == "exchange":
         parts += _messages(groups)
     parts += [f"![{picture}]({picture})\n" for picture in pictures]
@@ -253,7 +251,10 @@ def _claims(claims: Sequence[Finding]) -> Iterator[str]:
 
 
 def _table(groups: Sequence[Group], columns: Sequence[str]) -> str:
+    """What is known of the columns; nothing where that is nothing."""
     shown = [name for name in columns if any(one[name] for one in groups)]
+    if not shown:
+        return ""
     refined = any(one.refine is not None for one in groups)
     heads = ["", "tiles", "processes", *(["cameras"] if refined else [])]
     lines = [[*heads, *(NAMES[name].heading for name in shown)]]
