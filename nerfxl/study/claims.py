@@ -11,8 +11,8 @@ from nerfxl.study.grid import Kind
 
 Verdict = Literal["holds", "does not hold", "undecided", "not tested"]
 
-# Of one seed, what differs by less than this is called equal: fits of the stand-in by other seeds
-# differ by as much in PSNR, and a quiet machine's speeds by as much.
+# With one seed, what differs by less is left undecided: another seed, or what else the machine did
+# meanwhile, might turn it.
 DECIBELS, SPEED = 0.3, 0.05
 AGREEING = 0.1  # tiles whose corrections differ by less, of what was to be corrected, agree
 PAPER_OUTSIDE = "38, 56 and 62 % at 2, 4 and 8 tiles of the paper's University4"

@@ -19,7 +19,7 @@ ALONE = {"exchange_ms": 0.0, "waiting": 0.0, "bytes_per_ray": 0.0}  # what one p
 
 @dataclass(frozen=True)
 class Row:
-    """A cell, what has become of it, and its figures by name (see `report.NAMES`).
+    """A cell, what has become of it, and its figures by name (see `page.NAMES`).
 
     facts: what was said beside the figures: the capture, its note. messages: of each kind of
     message, bytes a ray and milliseconds a step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -18,22 +19,33 @@ from nerfxl.plan_report import as_bytes
 
 @dataclass(frozen=True)
 class Session:
-    """One time that a study was started. began: ISO 8601 with the zone."""
+    """One time that a study was started.
+
+    began: ISO 8601 with the zone. load: programs that wanted a core in the minute before, if known.
+    """
 
     began: str
     command: str
     code: str
     machine: str
+    load: float | None
 
 
 def session(command: str, kind: str) -> Session:
     """What is so here and now. kind: "cpu" or "cuda"."""
-    return Session(now(), command, _code(), _machine(kind))
+    return Session(now(), command, _code(), _machine(kind), _load())
 
 
 def now() -> str:
     """The time, ISO 8601 with the zone."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
 
 
 def _code() -> str:

@@ -238,7 +238,7 @@ def test_a_report_from_run_folders(tmp_path: Path) -> None:
     assert "4 of 5 fits of 40 steps are complete, seeds 1, 2." in text
     assert "| capture | /photographs (made up) |" in text
     assert "| machine | a machine |" in text
-    assert "| command | `nerfxl study x`, 2026-01-31T12:00:00+01:00 |" in text
+    assert "| command | `nerfxl study x`, 2026-01-31T12:00:00+01:00, load 0.2 before |" in text
     # Steps a second: the second half of 40 steps is the line of step 40 alone, 10 a second.
     assert "| gather | 4 | 2 | 100.0 (100.0 to 100.0) | 2.0 (2.0 to 2.0) | 20 (20 to 20) |" in text
     assert "| 91 (90 to 92) |" in text
