@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -244,6 +245,52 @@ def inspect(
     _print_json(as_json, found)
     if found["fault"]:
         raise UserError(found["fault"])
+
+
+@app.command()
+def study(
+    kind: Annotated[
+        Literal["scaling", "exchange", "overlap", "ddp", "cameras"],
+        typer.Argument(help="Which of the paper's comparisons."),
+    ],
+    scene: SceneArg,
+    tiles: Annotated[
+        str | None, typer.Option(help="Numbers of tiles, such as 1,2,4,8; as usual if left out.")
+    ] = None,
+    modes: Annotated[
+        str | None,
+        typer.Option(help="What is compared, such as joint,independent-3d:0.15 (an overlap)."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Such as 1,2,3: all fits once each; the scene's if left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of each fit, for train.steps.")] = None,
+    set_: Sets = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes of a fit, at most; as fits the device.")
+    ] = None,
+    device: Device = "auto",
+    output_dir: OutputDir = Path("runs"),
+    skip_missing: SkipMissing = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the report again, and train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run one of the paper's comparisons on a scene; started again, it goes on.
+
+    Example: nerfxl study scaling scenes/university4.yaml --tiles 1,2,4 --seeds 1,2,3
+    """
+    from nerfxl.progress import Speaker
+    from nerfxl.study.conduct import Ask, conduct
+
+    overrides = list(set_ or [])
+    overrides += [f"train.steps={steps}"] if steps is not None else []
+    command = shlex.join(["nerfxl", *sys.argv[1:]])
+    about = (kind, scene, output_dir, tiles, modes, seeds, overrides, nproc, device)
+    found = conduct(Ask(*about, skip_missing, report, command), Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from nerfxl.field import background_colour
 from nerfxl.fitting import fit_look
 from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import parameter_counts
-from nerfxl.pictures import SheetRow, colourise, depth_range, save_image, sheet
+from nerfxl.pictures import SheetRow, colourise, depth_range, save_depth, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.ranks import Ranks
@@ -32,6 +32,8 @@ from nerfxl.spec import SceneSpec
 CHUNK = 4096  # rays rendered at once, at most
 UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
 SHEET_ROWS = 6
+DEPTHS = "depth"  # folder beside the pictures: 16 bits a pixel, source units
+DEPTH_REACH = 8.0  # scene units, four root boxes: beyond, a stored depth is unknown
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def evaluate(
     capture = photographs(run, scene.spec, scene.shots)
     held_out = {view.name: view for view in capture.test}
     folder = run.eval / f"step-{step:09d}"
-    make_folder(folder)
+    make_folder(folder / DEPTHS)
     settle(ensemble, scene)
     half = scene.spec.appearance.at_test == "half"
     behind = background_colour(scene.spec.field)
@@ -121,6 +123,8 @@ def evaluate(
             first = shot.camera.width // 2 if half else 0
             scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
             save_image(rendered.colour.numpy(), folder / file_name(shot.name))
+            steps = 65535 * scene.world.scale / DEPTH_REACH  # of 16 bits, in a source unit
+            save_depth(rendered.depth.numpy(), folder / DEPTHS / file_name(shot.name), steps)
         if in_sheet:
             pair = (rendered.colour.numpy(), rendered.depth.numpy())
             rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))

@@ -117,6 +117,23 @@ def save_depth(depth: Floats, path: Path, scale: float = 1000.0) -> None:
     _write(Image.fromarray(np.where(known, scaled, 0).astype(np.uint16)), path, pnginfo=note)
 
 
+def load_depth(path: Path) -> NDArray[np.float32]:
+    """Read what `save_depth` wrote: [H, W], in the unit it was given; NaN where it is unknown.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or is no such picture.
+
+    """
+    try:
+        with Image.open(path) as image:
+            scale, stored = float(image.info["scale"]), np.asarray(image, np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no depth map that nerfxl has written: {error}.") from error
+    return np.where(stored > 0, stored / np.float32(scale), np.float32(np.nan))
+
+
 class SheetRow(NamedTuple):
     """One line of a contact sheet.
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from nerfxl import checkpoint
 from nerfxl.checkpoint import Origin
+from nerfxl.pictures import load_depth
 from nerfxl.prepare import read_back
 from nerfxl.ranks import Ranks
 from nerfxl.runs import RunFolder
@@ -141,6 +142,10 @@ def test_fit_scores_the_held_out_views(fitted: Fitted) -> None:
     shapes = {name: picture.shape for name, picture in pictures(folder).items()}
     assert shapes.pop("sheet.png")[2] == 3
     assert shapes == {"images_0.png": (18, 24, 3), "images_3.png": (18, 24, 3)}
+    for name in shapes:
+        depth = load_depth(folder / "depth" / name)
+        assert depth.shape == (18, 24)
+        assert np.nanmin(depth) > 0.01  # nothing is nearer than the rays begin
 
 
 def test_fit_says_what_it_does(fitted: Fitted) -> None:

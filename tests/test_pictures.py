@@ -20,6 +20,7 @@ from nerfxl.pictures import (
     colourise,
     depth_range,
     error_map,
+    load_depth,
     save_depth,
     save_image,
     sheet,
@@ -106,6 +107,17 @@ def test_depth_is_stored_in_millimetres_and_never_false(tmp_path: Path) -> None:
     save_depth(np.array([[70.0]]), tmp_path / "d.png", scale=100)
     with Image.open(tmp_path / "d.png") as stored:
         assert np.asarray(stored).tolist() == [[7000]]
+
+
+def test_a_depth_comes_back_from_its_file(tmp_path: Path) -> None:
+    save_depth(np.array([[0.25, math.inf, 100.0]]), tmp_path / "d.png", scale=1000)
+    found = load_depth(tmp_path / "d.png")[0]
+    assert found[0] == 0.25
+    assert np.isnan(found[1:]).all()  # infinite, and more than 16 bits hold
+    save_image(np.zeros((2, 2, 3)), tmp_path / "none.png")
+    for name in ("none.png", "missing.png"):
+        with pytest.raises(UserError, match=f"{name} is no depth map that nerfxl has written"):
+            load_depth(tmp_path / name)
 
 
 def test_a_sheet_has_a_line_a_view(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from nerfxl import cli, commands, planning
 from nerfxl.scene_file import load_scene
+from nerfxl.study import conduct
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_what_runs_in_ci_is_that_line_alone() -> None:
 
 def test_every_verb_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"fit", "resume", "plan", "eval", "render", "inspect"}
+    assert shown >= {"fit", "resume", "plan", "eval", "render", "inspect", "study"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -84,12 +85,15 @@ def test_a_command_is_understood(
             if name in ("fit", "plan"):
                 lists = [one for one in arguments if isinstance(one, list)]
                 load_scene(arguments[0], device="cpu", overrides=lists[0])
+            if name == "study":
+                load_scene(arguments[0].scene, device="cpu", overrides=arguments[0].overrides)
             return {"fault": ""}
 
         return stand_in
 
     for name in ("fit", "resume", "plan", "evaluate", "render", "inspect"):
         monkeypatch.setattr(planning if name == "plan" else commands, name, verb(name))
+    monkeypatch.setattr(conduct, "conduct", verb("study"))
     words = shlex.split(command)[1:]
     outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output

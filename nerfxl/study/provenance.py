@@ -1,0 +1,96 @@
+"""Where figures come from: the machine, the code and the moment."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+import nerfxl
+from nerfxl.cluster import cores
+from nerfxl.plan_report import as_bytes
+
+
+@dataclass(frozen=True)
+class Session:
+    """One time that a study was started.
+
+    began: ISO 8601 with the zone. load: programs that wanted a core in the minute before, if known.
+    """
+
+    began: str
+    command: str
+    code: str
+    machine: str
+    load: float | None
+
+
+def session(command: str, kind: str) -> Session:
+    """What is so here and now. kind: "cpu" or "cuda"."""
+    return Session(now(), command, _code(), _machine(kind), _load())
+
+
+def now() -> str:
+    """The time, ISO 8601 with the zone."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def _code() -> str:
+    versions = f"nerfxl {nerfxl.__version__}{_commit()}"
+    return f"{versions}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def _commit() -> str:
+    """Of the repository that this package is part of, not of one that it merely lies in."""
+    here = str(Path(nerfxl.__file__).parent)
+    if _git(here, "ls-files", "__init__.py") != "__init__.py":
+        return ""
+    changed = ", with changes since" if _git(here, "status", "--porcelain", "--", ".") else ""
+    return f", commit {_git(here, 'rev-parse', '--short=12', 'HEAD')}{changed}"
+
+
+def _git(folder: str, *words: str) -> str:
+    """What git says, or nothing where there is none."""
+    try:
+        command = ["git", "-C", folder, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _machine(kind: str) -> str:
+    count = cores()
+    found = f"{_processor()}, {count} core{'s' if count > 1 else ''}{_memory()}"
+    if kind != "cuda":
+        return f"{found}; no GPU used"
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    told = ", ".join(f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus))
+    return f"{found}; {told}"
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    text = file.read_text(errors="replace") if file.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    file = Path("/proc/meminfo")
+    text = file.read_text() if file.exists() else ""
+    total = re.search(r"^MemTotal:\s*(\d+) kB", text, re.MULTILINE)
+    return f", {as_bytes(1024 * int(total[1]))}" if total else ""
