@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,10 +42,10 @@ class Learner:
     """A member of a run's ensemble, with all that it needs to learn.
 
     Each step is `see`, `back`, and, if all is finite, `update`; of 'joint' and 'ddp' these are
-    collectives.
+    collectives. where: the scene file, for errors.
     """
 
-    def __init__(self, member: Member, scene: RunScene, capture: Capture) -> None:
+    def __init__(self, member: Member, scene: RunScene, capture: Capture, where: Path) -> None:
         self.member, self.model = member, member.model
         self.spec: SceneSpec = member.model.spec
         eps = self.spec.train.eps
@@ -53,7 +54,7 @@ class Learner:
         self.poses = Optimiser({n: p for n, p in shared.items() if n == POSE}, eps)
         self.shared = Optimiser({n: p for n, p in shared.items() if n != POSE}, eps)
         self.trained = [index for index, shot in enumerate(scene.shots) if not shot.test]
-        self.pool = _pool(member, scene, capture)
+        self.pool = _pool(member, scene, capture, where)
         self.count = first_rays(self.spec)
         self.ahead: Ahead | None = None
 
@@ -219,8 +220,11 @@ def learns_proposal(step: int, spec: SceneSpec) -> bool:
     return spec.sampling.method == "proposal" and due
 
 
-def _pool(member: Member, scene: RunScene, capture: Capture) -> PixelPool:
-    """Load the photographs that a member learns from; a collective of those who share it."""
+def _pool(member: Member, scene: RunScene, capture: Capture, where: Path) -> PixelPool:
+    """Load the photographs that a member learns from; a collective of those who share it.
+
+    where: the scene file, for errors.
+    """
     exchange, losses = member.model.exchange, scene.spec.train.losses
     ranks = exchange.ranks
     views = dealt(_chosen(member, scene, capture.train), exchange.tiles, exchange.loads)
@@ -240,8 +244,8 @@ def _pool(member: Member, scene: RunScene, capture: Capture) -> PixelPool:
     pool.agree(ranks.total(*own))
     if losses.depth and not ranks.total(len(pool.sighted))[0]:
         raise UserError(
-            f"train.losses.depth is {losses.depth:g}, and no keypoint of the {len(views)} images "
-            f"to fit of {capture.root} belongs to a point; give a COLMAP model whose images name "
+            f"{where}: train.losses.depth is {losses.depth:g}, and no keypoint of the "
+            f"{len(views)} images to fit of {capture.root} belongs to a point; give a COLMAP model whose images name "
             "their points, or set train.losses.depth to 0."
         )
     if sum(pool.totals):

@@ -52,7 +52,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     check_losses(spec, capture, run.scene)
     for held_out in capture.test[ranks.rank :: ranks.size]:
         load_image(held_out)  # one that is broken is found now, not after days of training
-    learners = [Learner(member, scene, capture) for member in ensemble.members]
+    learners = [Learner(member, scene, capture, run.scene) for member in ensemble.members]
     first, seconds = 0, 0.0
     if resume:
         first, seconds = _take_up(run, origin, ensemble, learners, ranks)

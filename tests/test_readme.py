@@ -103,11 +103,14 @@ def test_a_command_is_understood(
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_example_of_a_scene_loads(device: Literal["cpu", "cuda"], tmp_path: Path) -> None:
-    (example,) = blocks("yaml")
+    whole, *parts = blocks("yaml")
     path = tmp_path / "my-scene.yaml"
-    path.write_text(example)
+    path.write_text(whole)
     spec = load_scene(path, device=device).spec
     assert (spec.capture.downscale, spec.partition.tiles) == (2, 8)
+    for part in parts:
+        path.write_text(f"{whole}\n{part}")
+        assert load_scene(path, device=device).spec != spec
 
 
 @pytest.mark.parametrize("page", PAGES)
