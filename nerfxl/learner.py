@@ -245,8 +245,8 @@ def _pool(member: Member, scene: RunScene, capture: Capture, where: Path) -> Pix
     if losses.depth and not ranks.total(len(pool.sighted))[0]:
         raise UserError(
             f"{where}: train.losses.depth is {losses.depth:g}, and no keypoint of the "
-            f"{len(views)} images to fit of {capture.root} belongs to a point; give a COLMAP model whose images name "
-            "their points, or set train.losses.depth to 0."
+            f"{len(views)} images to fit of {capture.root} belongs to a point; give a COLMAP model "
+            "whose images name their points, or set train.losses.depth to 0."
         )
     if sum(pool.totals):
         return pool
