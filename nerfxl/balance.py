@@ -69,6 +69,11 @@ def balanced(
     UserError: the run is of another capture or box, has no checkpoint, or sees nothing.
     """
     scene = read_back(run)
+    if scene.spec.train.independent:
+        raise UserError(
+            f"--balance {run.path}: its train.mode is {scene.spec.train.mode}, and NeRFs that are "
+            "trained alone do not share a ray's samples: name a run of joint or ddp."
+        )
     spec, cut = prepared.scene.spec, prepared.plan
     if not same_place(scene.plan, scene.world, cut.root, prepared.world):
         raise UserError(

@@ -13,6 +13,7 @@ from typing import Any
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
+from nerfxl.ensemble import most_ranks
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected, show_run
 from nerfxl.launch import RankFailedError
@@ -54,7 +55,7 @@ def fit(
             return {}
         prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
         spec = prepared.scene.spec
-        count = crew.share(spec.partition.tiles)
+        count = crew.share(most_ranks(spec))
         tell(prepared, kind, count, say)
         refuse_what_will_not_fit(costs(prepared, count), kind, crew.here)
         earlier = crew.earlier_run(output_dir / spec.name)
@@ -90,7 +91,7 @@ def resume(
             scene = load_scene(run.scene, device=kind, overrides=overrides)
             choose_candidate(scene)
             before = read_back(run)
-            count = crew.share(len(before.plan))
+            count = crew.share(most_ranks(before.spec))
             steps = scene.spec.train.steps
             done = step_of(latest(run.checkpoints, Origin.of(run, before.spec.name, before.plan)))
             if steps < done:
@@ -122,7 +123,7 @@ def evaluate(
             crew.follow(say)
             return {}
         run = _run(run_path, output_dir, say)
-        crew.share(len(read_back(run).plan))
+        crew.share(most_ranks(read_back(run).spec))
         job = Job("evaluate", str(run.path.absolute()), kind)
         crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)
@@ -144,7 +145,7 @@ def render(
             crew.follow(say)
             return
         run = _run(run_path, output_dir, say)
-        crew.share(len(read_back(run).plan))
+        crew.share(most_ranks(read_back(run).spec))
         start = time.monotonic()
         job = Job("render", str(run.path.absolute()), kind, views=views, frames=frames)
         crew.work(crew.announce(job, run), run, say)

@@ -60,8 +60,10 @@ class Crew:
         self.launching, self.kind = launching, kind
         self.here = 1
 
-    def share(self, tiles: int) -> int:
+    def share(self, tiles: int | None) -> int:
         """Settle how many ranks there are in all; `here` says how many on this machine.
+
+        tiles: that they share out, one each at least; None where each holds all.
 
         Raises
         ------
@@ -137,7 +139,7 @@ class Machines(Crew):
         self._meeting = meeting
         self._counts: tuple[int, ...] = ()
 
-    def share(self, tiles: int) -> int:
+    def share(self, tiles: int | None) -> int:
         """Wait for all machines, and share out the ranks."""
         self._counts = self._meeting.share(tiles)
         self.here = self._counts[0]
@@ -187,9 +189,9 @@ class Enlisted(Crew):
         self.store = meet(place)
         self.board = Board(self.store, place.rank, "rank 0")
 
-    def share(self, tiles: int) -> int:
+    def share(self, tiles: int | None) -> int:
         """All that were started are ranks."""
-        if self.place.size > tiles:
+        if tiles is not None and self.place.size > tiles:
             raise UserError(
                 f"{self.place.starter} started {self.place.size} processes: the scene has {tiles} "
                 f"tiles and each process needs one; start at most {tiles}, or raise "
@@ -257,8 +259,8 @@ def hired(launching: Launching, kind: Kind) -> Iterator[Crew]:
         yield Crew(launching, kind)
 
 
-def processes(asked: int | None, kind: Kind, tiles: int) -> int:
-    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles.
+def processes(asked: int | None, kind: Kind, tiles: int | None) -> int:
+    """How many ranks: as asked, or one a GPU, or one a core; never more than tiles, if they count.
 
     On a CPU a process a core with one thread each beats one process whose threads share every
     small kernel, and suffers less where other programs run: ranks wait for each other a few times
@@ -268,14 +270,15 @@ def processes(asked: int | None, kind: Kind, tiles: int) -> int:
     ------
     UserError: more were asked for than there are tiles.
     """
-    if asked is not None:
-        if asked > tiles:
-            raise UserError(
-                f"--nproc {asked}: the scene has {tiles} tiles and each process needs one; pass "
-                f"at most {tiles}, or raise partition.tiles."
-            )
-        return asked
-    return max(1, min(units_of(kind), tiles))
+    if asked is None:
+        units = max(1, units_of(kind))
+        return units if tiles is None else min(units, tiles)
+    if tiles is not None and asked > tiles:
+        raise UserError(
+            f"--nproc {asked}: the scene has {tiles} tiles and each process needs one; pass "
+            f"at most {tiles}, or raise partition.tiles."
+        )
+    return asked
 
 
 def units_of(kind: Kind) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from nerfxl.prepare import RunScene
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Box
 from nerfxl.regions import Regions
-from nerfxl.spec import SceneSpec
+from nerfxl.spec import SceneSpec, TrainSpec
 
 OVERLAP = {"independent-3d": 0.15, "independent-2d": 0.5}  # Mega-NeRF's, Block-NeRF's
 SHARED = "shared."  # begins the names of what an independent NeRF keeps of the shared layers
@@ -73,13 +74,14 @@ class Ensemble:
 def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
     """Make the NeRFs that are this rank's to hold: 'joint' and 'ddp' one, else one an own tile."""
     spec, views = scene.spec, len(scene.shots)
-    if spec.train.mode in ("joint", "ddp"):
+    if not spec.train.independent:
         ddp = Replicated(ranks, len(scene.plan)) if spec.train.mode == "ddp" else None
         model = Model(spec, scene.plan, scene.near, ranks, views=views, exchange=ddp)
         return Ensemble([Member(model, model.exchange.own)], model.renderer)
-    found = regions(scene)
+    stood = np.stack([shot.pose[:, 3] for shot in scene.shots if not shot.test])
+    found = regions(spec, scene.plan, torch.from_numpy(scene.world.points(stood)))
     in_space = spec.train.mode == "independent-3d"
-    alone = replace(ranks, rank=0, size=1, traffic={})
+    alone = Ranks(device=ranks.device, threads=ranks.threads)
     members = []
     for k in deal(len(scene.plan), ranks.size)[ranks.rank]:
         if in_space:
@@ -102,22 +104,29 @@ def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
     return Ensemble(members, painter)
 
 
-def regions(scene: RunScene) -> Regions:
+def most_ranks(spec: SceneSpec) -> int | None:
+    """How many ranks can share a run: one a tile; None, any number, where each holds all."""
+    return None if spec.train.mode == "ddp" else spec.partition.tiles
+
+
+def overlap(train: TrainSpec) -> float:
+    """By how much of its edge what an independent NeRF is for is grown."""
+    return OVERLAP[train.mode] if train.overlap == "auto" else float(train.overlap)
+
+
+def regions(spec: SceneSpec, cut: Plan, places: Tensor) -> Regions:
     """What each independent NeRF of a run is for: tiles, or groups of cameras that stand together.
 
-    Groups are cut as tiles are, by the places of the training cameras.
+    Groups are cut as tiles are, by the places of the training cameras: [V, 3], scene coordinates.
     """
-    train = scene.spec.train
-    overlap = OVERLAP[train.mode] if train.overlap == "auto" else float(train.overlap)
-    if train.mode == "independent-3d":
-        return Regions(scene.plan, overlap)
-    stood = [scene.world.poses(shot.pose[None])[0][:, 3] for shot in scene.shots if not shot.test]
-    places = torch.tensor(stood, dtype=torch.float32)
+    if spec.train.mode == "independent-3d":
+        return Regions(cut, overlap(spec.train))
     low, high = places.amin(0), places.amax(0)
     least = 0.01 * float((high - low).max().clamp(min=1e-6))  # of a walk on level ground, too
     edges = [(a - least, b + least) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     (ax, bx), (ay, by), (az, bz) = edges
-    return Regions(plan(places, Box((ax, ay, az), (bx, by, bz)), len(scene.plan), True), overlap)
+    groups = plan(places, Box((ax, ay, az), (bx, by, bz)), len(cut), open=True)
+    return Regions(groups, overlap(spec.train))
 
 
 def unprefixed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

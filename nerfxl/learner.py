@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from nerfxl.optimiser import Optimiser, learning_rate, pose_rate
 from nerfxl.pixels import PixelPool, camera_rays, dealt
 from nerfxl.prepare import RunScene
 from nerfxl.rays import Truth
-from nerfxl.regions import meets
+from nerfxl.regions import holds, meets
 from nerfxl.render import Cast
 from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
@@ -121,20 +122,14 @@ class Learner:
 
     def stored(self) -> tuple[dict[int, dict[str, Tensor]], dict[str, Tensor]]:
         """Tensors of the tiles that this rank writes, by their numbers, and of what they share."""
-        exchange, model = self.model.exchange, self.model
-        shared = {
-            **model.shared.state_dict(),
-            **self.shared.state(),
-            **self.poses.state(),
-        }
-        size, rank = exchange.ranks.size, exchange.ranks.rank
-        copies = sum(len(share) for share in exchange.shares) > exchange.tiles
+        model = self.model
+        shared = {**model.shared.state_dict(), **self.shared.state(), **self.poses.state()}
         tiles = {
             number: {**tile.state_dict(), **optimiser.state()}
             for number, tile, optimiser in zip(
                 self.member.numbers, model.tiles, self.tiles, strict=True
             )
-            if not copies or number % size == rank
+            if tile.index in model.exchange.keeps
         }
         if not self.member.alone:
             return tiles, shared
@@ -157,17 +152,12 @@ class Learner:
         self.shared.load(shared)
         self.poses.load(shared)
 
-    def outside(self) -> tuple[int, int] | None:
-        """Of the samples of the rays ahead: how many lie outside the own tile, of how many."""
-        cell = self.member.cell
-        if cell is None or self.ahead is None:
+    def outside(self, step: int, cast: Cast) -> tuple[int, int] | None:
+        """Of the samples of a step's rays: how many lie outside the own tile, of how many."""
+        if self.member.cell is None:
             return None
-        points, _ = self.model.renderer.sample_points(
-            self.ahead.cast.batch, self.spec.sampling.proposal.padding
-        )
-        low, high = points.new_tensor(cell.low), points.new_tensor(cell.high)
-        within = ((points >= low) & (points < high)).all(1)
-        return len(points) - int(within.sum()), len(points)
+        points, _ = self.model.renderer.sample_points(cast.batch, padding(step, self.spec))
+        return int((~holds(self.member.cell, points)).sum()), len(points)
 
     def _cast(self, step: int) -> None:
         batch, truth = self.pool.batch(self.spec.seed, step, self.count)
@@ -228,11 +218,14 @@ def _pool(member: Member, scene: RunScene, capture: Capture, where: Path) -> Pix
     exchange, losses = member.model.exchange, scene.spec.train.losses
     ranks = exchange.ranks
     views = dealt(_chosen(member, scene, capture.train), exchange.tiles, exchange.loads)
+    masks = [_mask(member, scene, view) for _, view in views]
+    shows = [mask is None or bool(mask.any()) for mask in masks]
+    views, masks = list(compress(views, shows)), list(compress(masks, shows))
     row = {shot.name: index for index, shot in enumerate(scene.shots)}
     pool = PixelPool(
         views,
         (load_image(view) for _, view in views),
-        (_mask(member, scene, view) for _, view in views),
+        masks,
         scene.world,
         background_colour(scene.spec.field),
         ranks.device,
@@ -240,7 +233,7 @@ def _pool(member: Member, scene: RunScene, capture: Capture, where: Path) -> Pix
         depth_rays=losses.depth_rays if losses.depth else 0.0,
         skies=(load_sky(view) for _, view in views) if losses.sky else None,
     )
-    own = [pixels * (k in exchange.own) for k, pixels in enumerate(pool.held(exchange.tiles))]
+    own = [pixels * (k in exchange.keeps) for k, pixels in enumerate(pool.held(exchange.tiles))]
     pool.agree(ranks.total(*own))
     if losses.depth and not ranks.total(len(pool.sighted))[0]:
         raise UserError(
@@ -251,9 +244,11 @@ def _pool(member: Member, scene: RunScene, capture: Capture, where: Path) -> Pix
     if sum(pool.totals):
         return pool
     if member.alone:
+        what = "shows tile" if member.group is None else "was taken in camera group"
         raise UserError(
-            f"{capture.root}: no training photograph shows tile {member.numbers[0]}, so that its "
-            "NeRF cannot be trained alone; set partition.tiles lower, or train.mode to joint."
+            f"{capture.root}: no pixel of the {len(capture.train)} training photographs {what} "
+            f"{member.numbers[0]}, so that its NeRF cannot be trained alone; set partition.tiles "
+            "lower, or train.mode to joint."
         )
     raise UserError(
         f"{capture.root}: no pixel is left to learn from, the masks or the lenses of all "
@@ -265,10 +260,8 @@ def _chosen(member: Member, scene: RunScene, views: Sequence[View]) -> list[View
     """The photographs whose cameras stood in the member's group."""
     if member.group is None:
         return list(views)
-    low, high = torch.tensor(member.group.low), torch.tensor(member.group.high)
-    stood = torch.tensor([scene.world.poses(view.pose[None])[0][:, 3] for view in views])
-    inside = ((stood >= low) & (stood <= high)).all(1).tolist()
-    return [view for view, chosen in zip(views, inside, strict=True) if chosen]
+    stood = scene.world.points(np.stack([view.pose[:, 3] for view in views]))
+    return list(compress(views, holds(member.group, torch.from_numpy(stood)).tolist()))
 
 
 def _mask(member: Member, scene: RunScene, view: View) -> NDArray[np.bool_] | None:

@@ -78,7 +78,10 @@ class Model:
 
 
 def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
-    """Parameters of one tile, and of what all tiles share, without allocating them."""
+    """Parameters of one tile, and of what all tiles share, without allocating them.
+
+    An independent NeRF shares nothing: all that is its own counts as its tile's.
+    """
     field, proposal = spec.field, spec.sampling.proposal
     tile = field.levels * 2**field.log2_table * field.features
     inputs = field.levels * field.features
@@ -86,7 +89,7 @@ def parameter_counts(spec: SceneSpec) -> tuple[int, int]:
     if spec.sampling.method == "proposal":
         tile += proposal.levels * 2**proposal.log2_table
     shared = sum(p.numel() for p in Shared(field, spec.seed).parameters())
-    return tile, shared
+    return (tile + shared, 0) if spec.train.independent else (tile, shared)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

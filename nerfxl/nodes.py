@@ -235,7 +235,7 @@ class Meeting:
             )
         self.board.ask(lambda: self._store.set(f"node/{number}", json.dumps(asdict(own))))
 
-    def share(self, tiles: int) -> tuple[int, ...]:
+    def share(self, tiles: int | None) -> tuple[int, ...]:
         """Wait for all machines, and share out the ranks; for the leader.
 
         Raises
@@ -280,8 +280,10 @@ def parse_endpoint(endpoint: str) -> tuple[str, int]:
     return address.strip("[]"), int(port)
 
 
-def shared_out(nodes: Sequence[Node], tiles: int) -> tuple[int, ...]:
+def shared_out(nodes: Sequence[Node], tiles: int | None) -> tuple[int, ...]:
     """How many ranks every machine starts: as asked, or what fits it, while the tiles last.
+
+    tiles: None where each rank holds all of them.
 
     >>> shared_out([Node("a", "cpu", 8, None), Node("b", "cpu", 8, None)], 12)
     (6, 6)
@@ -299,7 +301,7 @@ def shared_out(nodes: Sequence[Node], tiles: int) -> tuple[int, ...]:
         found = ", ".join(f"{node.host} {node.kind}" for node in nodes)
         raise UserError(f"the machines compute on different devices ({found}): pass --device cpu.")
     counts = [node.units if node.asked is None else node.asked for node in nodes]
-    while sum(counts) > tiles:
+    while tiles is not None and sum(counts) > tiles:
         most = max(range(len(nodes)), key=lambda i: (nodes[i].asked is None) * counts[i])
         if nodes[most].asked is not None or counts[most] == 1:
             raise UserError(

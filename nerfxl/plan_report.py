@@ -38,8 +38,9 @@ class PlanReport:
     """What a plan will cost.
 
     tiles_per_ray_mean, tiles_per_ray_max: over the rays that were tried.
-    exchange_bytes_per_ray: Segments received by the rank that receives most, by `gather`.
-    memory_per_rank: of the rank with the most tiles.
+    exchange_bytes_per_ray: Segments received by the rank that receives most, by `gather`; of 'ddp',
+    gradients.
+    memory_per_rank: of the rank with the most tiles. mode: of training.
     """
 
     open: bool
@@ -52,6 +53,7 @@ class PlanReport:
     shared_parameters: int
     parameters_total: int
     memory_per_rank: Memory
+    mode: str = "joint"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -151,7 +153,7 @@ def check_fit(found: PlanReport, available: int, where: str, ranks_here: int = 1
     largest = max(parts.values())[1]
     if ranks_here > 1:
         largest += ", or pass a smaller --nproc"
-    elif found.ranks < len(found.tiles) and one.parameters == max(parts.values())[0]:
+    elif _can_be_shared(found) and one.parameters == max(parts.values())[0]:
         largest += ", or pass a larger --nproc"
     times = f"{ranks_here} processes of {as_bytes(one.total)}" if ranks_here > 1 else "a process"
     raise UserError(
@@ -217,6 +219,11 @@ def show(found: PlanReport, console: Console) -> None:
         f"libraries {as_bytes(memory.libraries)}",
     )
     console.print(totals)
+
+
+def _can_be_shared(found: PlanReport) -> bool:
+    """Whether more ranks would hold fewer tiles each."""
+    return found.mode != "ddp" and found.ranks < len(found.tiles)
 
 
 def recommended(costs: Sequence[Cost]) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -9,12 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from nerfxl import places
 from nerfxl.balance import Sampled, balanced
 from nerfxl.balance import show as show_balance
 from nerfxl.cluster import choose_device, cores, device_kind
 from nerfxl.cost import (
     EXCHANGES,
+    FLOAT,
     Exchange,
     FabricName,
     Load,
@@ -28,6 +33,7 @@ from nerfxl.cost import (
 )
 from nerfxl.cost import count as count_load
 from nerfxl.crew import processes
+from nerfxl.ensemble import most_ranks, overlap, regions
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal, resolved
 from nerfxl.model import parameter_counts
@@ -45,6 +51,8 @@ from nerfxl.plan_report import (
 )
 from nerfxl.prepare import TRANSFORM, Prepared, near_plane, prepare, some_rays
 from nerfxl.progress import Speaker
+from nerfxl.rays import Rays
+from nerfxl.regions import holds, meets
 from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder, make_folder, write_atomic
 from nerfxl.scene_file import load_scene
@@ -53,6 +61,8 @@ from nerfxl.spec import SceneSpec
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process
 BYTES_A_SAMPLE = 1600  # counted: 400 floats of features and hidden layers with their gradients
+BYTES_A_PIXEL, BYTES_A_NUMBER = 3, 8  # of a photograph; which of its pixels are learned from
+FAN = 9  # rays across a picture, and along it, that say how much of it shows a tile
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,12 @@ def plan(
     kind = "cuda" if elsewhere and device in ("auto", "cuda") else device_kind(device)
     prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
     spec = prepared.scene.spec
-    count = processes(nproc, kind, spec.partition.tiles)
+    if prospect is not None and spec.train.mode != "joint":
+        raise UserError(
+            f"--ranks {prospect.ranks}: what many ranks cost is known of train.mode joint, and the "
+            f"mode is {spec.train.mode}: leave --ranks out, or pass --set train.mode=joint."
+        )
+    count = processes(nproc, kind, most_ranks(spec))
     tell(prepared, kind, count, say)
     told: dict[str, Any] = {}
     sampled = None
@@ -137,27 +152,50 @@ def tell(prepared: Prepared, kind: str, count: int, say: Speaker) -> None:
     say(f"bounds     {prepared.bounds.reason}")
     reach = "outside contracted into the border tiles" if prepared.plan.open else "closed"
     say(f"tiles      {len(prepared.plan)}, {reach}, sampling by {spec.sampling.method}")
+    if spec.train.mode != "joint":
+        say(f"mode       {how_trained(spec)}")
     plural = "es" if count > 1 else ""
     say(f"device     {kind}, {count} process{plural}, profile {prepared.scene.profile or 'none'}")
+
+
+def how_trained(spec: SceneSpec) -> str:
+    """How a scene's tiles are trained, in words."""
+    tiles = spec.partition.tiles
+    if not spec.train.independent:
+        return f"{spec.train.mode}: each process holds all tiles and takes a share of the rays"
+    nerfs = f"{spec.train.mode}, overlap {overlap(spec.train):g}: {tiles} NeRFs, each trained alone"
+    if spec.train.mode == "independent-3d":
+        return f"{nerfs} on the rays that meet its tile, blended in space"
+    return f"{nerfs} on the whole scene as a group of cameras sees it, blended in the picture"
 
 
 def costs(prepared: Prepared, ranks: int) -> PlanReport:
     """What a fit of this scene on so many ranks will cost."""
     spec, work = prepared.scene.spec, _work(prepared)
-    sharers = ranks if resolved(spec.exchange, ranks) == "owner" else 1
-    return report(
+    ddp, alone = spec.train.mode == "ddp", spec.train.independent
+    # Ranks of 'ddp' share a step's samples; NeRFs that are alone take theirs one after the other.
+    parts = ranks if ddp else len(prepared.plan) if alone else 1
+    found = report(
         prepared.plan,
         prepared.points,
         _load(prepared, prepared.plan),
         scale=prepared.world.scale,
         parameters_per_tile=work.parameters,
         shared_parameters=work.shared,
-        image_bytes=-(-work.images // sharers),
-        sample_budget=_samples_a_step(spec),
+        image_bytes=_images(prepared, work, ranks),
+        sample_budget=-(-_samples_a_step(spec) // parts),
         bytes_per_sample=BYTES_A_SAMPLE,
-        ranks=ranks,
+        ranks=1 if ddp else ranks,  # each holds what one would
         library_bytes=LIBRARY_BYTES,
     )
+    received = found.exchange_bytes_per_ray
+    if ddp:
+        gradients = 2 * FLOAT * found.parameters_total * (ranks - 1) // ranks
+        received = round(gradients / spec.train.rays)
+    if alone:
+        received = 0
+    mode = spec.train.mode
+    return replace(found, mode=mode, ranks=ranks, exchange_bytes_per_ray=received)
 
 
 def refuse_what_will_not_fit(found: PlanReport, kind: str, ranks_here: int) -> None:
@@ -222,7 +260,7 @@ def _work(prepared: Prepared) -> Work:
     spec = prepared.scene.spec
     per_tile, shared = parameter_counts(spec)
     cameras = (view.camera for view in prepared.capture.train)
-    bytes_a_pixel = 4 if spec.train.losses.sky else 3
+    bytes_a_pixel = BYTES_A_PIXEL + (spec.train.losses.sky > 0)
     return Work(
         parameters=per_tile,
         shared=shared,
@@ -231,6 +269,41 @@ def _work(prepared: Prepared) -> Work:
         libraries=LIBRARY_BYTES,
         proposal=spec.sampling.method == "proposal",
     )
+
+
+def _images(prepared: Prepared, work: Work, ranks: int) -> int:
+    """Bytes of the photographs that a rank holds, of the one that holds most."""
+    spec = prepared.scene.spec
+    if spec.train.independent:
+        held = _learned_from(prepared)
+        return max(sum(held[k] for k in own) for own in deal(len(held), ranks))
+    owner = spec.train.mode == "joint" and resolved(spec.exchange, ranks) == "owner"
+    return -(-work.images // ranks) if owner else work.images
+
+
+def _learned_from(prepared: Prepared) -> list[int]:
+    """Bytes of the photographs that each independent NeRF learns from.
+
+    Where not all of their pixels meet its tile, with the numbers of those that do: as many as a fan
+    of rays says.
+    """
+    spec, capture, world = prepared.scene.spec, prepared.capture, prepared.world
+    learned = [not view.test for view in capture.views]
+    centres = world.points(np.stack(prepared.poses)[learned, :, 3])
+    stood = torch.from_numpy(centres).float()  # [V, 3]
+    pixels = torch.tensor([view.camera.width * view.camera.height for view in capture.train])
+    fans = torch.from_numpy(capture.sights(FAN)[learned] @ world.rotation.T).float()
+    rays = Rays(stood.repeat_interleave(fans.shape[1], 0), fans.flatten(0, 1))
+    found, held = regions(spec, prepared.plan, stood), []
+    for box in map(found.box, range(len(prepared.plan))):
+        if spec.train.mode == "independent-3d":
+            share = meets(box, rays).reshape(len(pixels), -1).double().mean(1)  # [V]
+        else:
+            share = holds(box, stood).double()
+        part = bool((share % 1 > 0).any())
+        bytes_each = BYTES_A_PIXEL * (share > 0) + BYTES_A_NUMBER * part * share
+        held.append(math.ceil(float((pixels * bytes_each).sum())))
+    return held
 
 
 def _samples_a_step(spec: SceneSpec) -> int:

@@ -66,6 +66,12 @@ def meets(box: Box, rays: Rays) -> Tensor:
     return enter < leave
 
 
+def holds(box: Box, points: Tensor) -> Tensor:
+    """Whether points [N, 3] lie in a box; those on a face, as `Plan.tile_of` has it: [N]."""
+    low, high = points.new_tensor(box.low), points.new_tensor(box.high)
+    return ((points >= low) & (points < high)).all(1)
+
+
 def _depth(box: Box, points: Tensor) -> Tensor:
     """How far inside a box points [N, 3] lie, to the nearest finite face; 0 outside: [N]."""
     low, high = points.new_tensor(box.low), points.new_tensor(box.high)

@@ -398,6 +398,11 @@ class TrainSpec(Strict):
         description="Steps between evaluations on the test images; 0 = only at the end.",
     )
 
+    @property
+    def independent(self) -> bool:
+        """Whether each tile, or group of cameras, has a NeRF to itself."""
+        return self.mode.startswith("independent")
+
 
 class DisturbSpec(Strict):
     """Errors of known size in the poses of the training images."""
@@ -596,7 +601,7 @@ def conflicts(scene: SceneSpec) -> list[tuple[tuple[str, ...], str]]:
                 f"{train.mode!r}; leave exchange out",
             )
         )
-    if train.overlap != "auto" and not train.mode.startswith("independent"):
+    if train.overlap != "auto" and not train.independent:
         found.append(
             (
                 ("train.overlap", "train.mode"),

@@ -39,9 +39,10 @@ class Tally:
     rays: int = 0  # of all ranks; of NeRFs apart, of those here
     loaded: int = 0  # of this rank
     samples: list[int] = field(default_factory=list)  # of each step
-    asked: int = 0  # samples of the step that has not ended
     squared: float = 0.0
     proposal_loss: float = 0.0  # of the last step
+    asked: int = 0  # samples of the step that has not ended, and its proposals' loss
+    proposing: float = 0.0
     started: float = field(default_factory=time.monotonic)
     before: dict[str, Traffic] = field(default_factory=dict)
 
@@ -54,13 +55,14 @@ class Tally:
         self.loaded += len(batch.rays)
         self.asked += seen.samples
         self.squared += float(seen.squared)
-        self.proposal_loss = float(seen.proposal_loss)
+        self.proposing += float(seen.proposal_loss)
 
     def step(self) -> None:
         """End a step."""
         self.steps += 1
         self.samples.append(self.asked)
-        self.asked = 0
+        self.proposal_loss = self.proposing
+        self.asked, self.proposing = 0, 0.0
 
     def next(self) -> Tally:
         """A new one."""

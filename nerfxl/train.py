@@ -66,12 +66,13 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     with _log(run, ranks) as log, _signals() as asked:
         for step in range(first + 1, train.steps + 1):
             last = step == train.steps
-            seen = []
+            seen, casts = [], []
             for learner in learners:
                 found, cast = learner.see(step)
                 learner.back(step, found, last)
                 tally.add(found, cast.batch)
                 seen.append(found)
+                casts.append(cast)
             tally.step()
             try:
                 flags = (bool(asked), saver.writing)
@@ -82,7 +83,8 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
             for learner in learners:
                 learner.update(step, last)
             if step % train.log_every == 0 or last:
-                outside = [learner.outside() for learner in learners]
+                pairs = zip(learners, casts, strict=True)
+                outside = [learner.outside(step, cast) for learner, cast in pairs]
                 line = {"learning_rate": learning_rate(step, train)} | tally.line(outside)
                 if log:
                     log.append({"step": step} | line)

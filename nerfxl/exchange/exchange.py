@@ -133,6 +133,11 @@ class Exchange(ABC):
         """The tiles of this rank."""
         return self.shares[self.ranks.rank]
 
+    @property
+    def keeps(self) -> tuple[int, ...]:
+        """Of the own tiles, those that this rank alone speaks for: each tile is one rank's."""
+        return self.own
+
     @cached_property
     def places(self) -> Tensor:
         """[K]: where each tile stands when tiles are counted rank by rank."""

@@ -27,6 +27,11 @@ class Replicated(Exchange):
         return (tuple(range(self.tiles)),) * self.ranks.size
 
     @property
+    def keeps(self) -> tuple[int, ...]:
+        """Every R-th; none, of a rank beyond the number of tiles."""
+        return tuple(range(self.ranks.rank, self.tiles, self.ranks.size))
+
+    @property
     def loads(self) -> tuple[int, ...]:
         """All."""
         return tuple(range(self.tiles))
