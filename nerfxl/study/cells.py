@@ -15,6 +15,7 @@ from nerfxl.study.book import Entry
 from nerfxl.worker import saved_step
 
 MAX_RESTARTS = 3
+SCORES = "metrics.json"
 
 
 def run_of(study: Path, label: str) -> RunFolder | None:
@@ -26,13 +27,14 @@ def run_of(study: Path, label: str) -> RunFolder | None:
 
 def is_complete(run: RunFolder | None) -> bool:
     """Whether a cell was trained to its last step, and scored."""
-    return run is not None and run.status().state == "completed" and scores_of(run) is not None
+    return (
+        run is not None and run.status().state == "completed" and (scored(run) / SCORES).is_file()
+    )
 
 
-def scores_of(run: RunFolder) -> Path | None:
-    """The scores of a run's last step."""
-    file = run.eval / f"step-{run.status().steps:09d}" / "metrics.json"
-    return file if file.is_file() else None
+def scored(run: RunFolder) -> Path:
+    """Where the scores and pictures of a run's last step are."""
+    return run.eval / f"step-{run.status().steps:09d}"
 
 
 def told(run: RunFolder | None, entry: Entry) -> str:

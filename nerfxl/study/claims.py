@@ -156,8 +156,11 @@ def _by_segments(groups: Sequence[Group], claim: str, figure: str, unit: str) ->
         noise = SPEED * samples.mean if figure == "exchange_ms" else 0.0
         sign = order(samples, segments.times(at_least), noise)
         said = f"{segments.mean:.3g} {unit} against {samples.mean:.3g} on {_processes(at)}"
-        ratio = samples.mean / max(segments.mean, 1e-12)
-        found.append(Finding(*about, _verdict(sign), f"{said}, {ratio:.1f} times less"))
+        said += f", {samples.mean / max(segments.mean, 1e-12):.1f} times less"
+        steps = [by[one]["step_ms"] for one in (mode, "samples")]
+        if figure == "exchange_ms" and steps[0] and steps[1]:
+            said += f"; whole steps {steps[0].mean:.3g} against {steps[1].mean:.3g}"
+        found.append(Finding(*about, _verdict(sign), said))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import nlargest
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +48,7 @@ def draw(runs: Mapping[Cell, RunFolder], book: Book) -> list[str]:
     if joint is None:
         return []
     chosen = {cell.mode: run for cell, run in runs.items() if cell.seed == joint.seed}
-    found = [(seen, int(seen.band.sum())) for seen in views(runs[joint])]
-    best = sorted((one for one in found if one[1]), key=lambda one: -one[1])[:ROWS]
+    best = [seen for seen in nlargest(ROWS, views(runs[joint]), key=_held) if _held(seen)]
     if not best:
         return []
     titles = ["photograph", "the band", *chosen]
@@ -57,7 +57,7 @@ def draw(runs: Mapping[Cell, RunFolder], book: Book) -> list[str]:
     pen = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         pen.text((GAP + column * (SIDE + GAP), HEAD - 10), title, INK, font(14), anchor="ls")
-    for line, (seen, _) in enumerate(best):
+    for line, seen in enumerate(best):
         piece, y = most_of_the_band(seen), HEAD + line * (SIDE + FOOT)
         faded = np.where(seen.band[..., None], seen.truth, FADED * seen.truth + (1 - FADED) * 255)
         shown = [seen.truth, to_uint8(faded / 255)]
@@ -67,6 +67,11 @@ def draw(runs: Mapping[Cell, RunFolder], book: Book) -> list[str]:
         pen.text((GAP, y + SIDE + 15), seen.name, FAINT, font(12), anchor="ls")
     save_image(np.asarray(canvas), book.path / FILE)
     return [FILE]
+
+
+def _held(seen: Seen) -> int:
+    """How many pixels of a view are of the band."""
+    return int(seen.band.sum())
 
 
 def most_of_the_band(seen: Seen) -> Piece:

@@ -123,9 +123,7 @@ def _row(book: Book, entry: Entry) -> Row:
     state = cells.told(run, entry)
     if run is None or not cells.is_complete(run):
         return Row(entry, run, state)
-    file = cells.scores_of(run)
-    assert file is not None
-    scores = json.loads(file.read_text())
+    scores = json.loads((cells.scored(run) / cells.SCORES).read_text())
     lines = settled(curve(run.metrics))
     facts = {name: scores[name] for name in ("capture", "capture_note", "images")}
     found = _scored(scores) | _timed(lines)

@@ -73,8 +73,7 @@ HOW = {
         "PSNR and SSIM are means over the held-out views. Speeds are medians over the second half "
         "of the steps, other shares and bytes means over it. With several seeds: the mean (least "
         "to greatest). A claim is undecided where seeds overlap, or, with one seed, where figures "
-        "differ by less than 0.3 dB or 5 %. Load is how many programs wanted a core in the minute "
-        "before: speeds are as good as the machine was quiet.",
+        "differ by less than 0.3 dB or 5 %.",
     ),
     "scaling": (
         "With one tile there is nothing to divide: joint and independent training are one fit.",
@@ -82,8 +81,8 @@ HOW = {
     ),
     "exchange": (
         "All fits have the same tiles; one process alone exchanges nothing. Exchanging is the time "
-        "that a process waits for messages in a step. Bytes are those that all processes together "
-        "receive. Quality is not the subject: one view is held out.",
+        "that a process waits for messages in a step, for a slower process too. Bytes are those "
+        "that all processes together receive. Quality is not the subject: one view is held out.",
     ),
     "overlap": (
         "Near faces are the pixels whose surface lies within 2 % of the root box's longest edge of "
@@ -155,12 +154,12 @@ def _origin(book: Book, rows: Sequence[Row]) -> str:
     captures = sorted({_capture(row) for row in rows if row.facts})
     lines = [("scene", f"`{book.scene}`"), *(("capture", text) for text in captures)]
     for session in sessions:
-        load = "" if session.load is None else f", load {session.load:.1f} before"
-        lines.append(("command", f"`{session.command}`, {session.began}{load}"))
+        lines.append(("command", f"`{session.command}`, {session.began}"))
     shared = dict.fromkeys(as_options(row.entry.shared) for row in rows)
     lines += [("all with", f"`{text}`") for text in shared if text]
     lines += [("machine", text) for text in dict.fromkeys(one.machine for one in sessions)]
     lines += [("code", text) for text in dict.fromkeys(one.code for one in sessions)]
+    lines += [("note", session.busy) for session in sessions if session.busy]
     if len({one.machine for one in sessions}) > 1:
         lines.append(("note", "fits of several machines: their speeds cannot be compared"))
     table = [f"| {what} | {_cell(text)} |" for what, text in lines]

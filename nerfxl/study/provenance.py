@@ -16,24 +16,39 @@ import nerfxl
 from nerfxl.cluster import cores
 from nerfxl.plan_report import as_bytes
 
+BUSY = 0.5  # of the cores: a load above is told
+
 
 @dataclass(frozen=True)
 class Session:
     """One time that a study was started.
 
-    began: ISO 8601 with the zone. load: programs that wanted a core in the minute before, if known.
+    began: ISO 8601 with the zone. load: programs that wanted one of the cores in the minute before,
+    if known.
     """
 
     began: str
     command: str
     code: str
     machine: str
+    cores: int
     load: float | None
+
+    @property
+    def busy(self) -> str:
+        """A warning where other programs may have slowed the fits down; or nothing."""
+        if self.load is None or self.load <= BUSY * self.cores:
+            return ""
+        plural = "s" if self.cores > 1 else ""
+        return (
+            f"at {self.began} other programs were at work (load {self.load:.1f} on {self.cores} "
+            f"core{plural}): speeds are not those of a quiet machine"
+        )
 
 
 def session(command: str, kind: str) -> Session:
     """What is so here and now. kind: "cpu" or "cuda"."""
-    return Session(now(), command, _code(), _machine(kind), _load())
+    return Session(now(), command, _code(), _machine(kind), cores(), _load())
 
 
 def now() -> str:

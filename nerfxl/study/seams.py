@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from nerfxl.pictures import load_depth
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import photographs, read_back
 from nerfxl.runs import RunFolder
+from nerfxl.study.cells import scored
 from nerfxl.study.grid import Cell
 
 REACH = 0.02  # of the root box's longest edge: so near to a face is the band
@@ -74,7 +74,7 @@ def views(reference: RunFolder) -> Iterator[Seen]:
     shots = {shot.name: shot for shot in scene.shots if shot.test}
     for view in photographs(reference, scene.spec, scene.shots).test:
         shot = shots[view.name]
-        depth = load_depth(_scored(reference) / DEPTHS / file_name(view.name))
+        depth = load_depth(scored(reference) / DEPTHS / file_name(view.name))
         rays = camera_rays(shot.camera, scene.world.poses(shot.pose[None])[0], torch.device("cpu"))
         t = torch.from_numpy(depth.reshape(-1) * scene.world.scale).float()
         band, rest = parted(scene.plan, rays.at(t), t.isfinite())
@@ -111,12 +111,8 @@ def parted(plan: Plan, points: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
 
 def rendered(run: RunFolder, name: str) -> NDArray[np.float64]:
     """What a run has rendered of a held-out view: [H, W, 3] in [0, 1]."""
-    with Image.open(_scored(run) / file_name(name)) as picture:
+    with Image.open(scored(run) / file_name(name)) as picture:
         return np.asarray(picture.convert("RGB"), np.float64) / 255
-
-
-def _scored(run: RunFolder) -> Path:
-    return run.eval / f"step-{run.status().steps:09d}"
 
 
 def _psnr(squared: float) -> float:

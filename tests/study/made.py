@@ -14,7 +14,7 @@ from nerfxl.study.grid import Cell, Kind
 from nerfxl.study.provenance import Session
 
 STEPS = 40
-SESSION = Session("2026-01-31T12:00:00+01:00", "nerfxl study x", "nerfxl 1", "a machine", 0.25)
+SESSION = Session("2026-01-31T12:00:00+01:00", "nerfxl study x", "nerfxl 1", "a machine", 2, 1.5)
 SCORES: dict[str, Any] = {
     "step": STEPS,
     "images": 2,

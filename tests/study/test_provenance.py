@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ def test_a_session_names_the_machine_and_the_code() -> None:
     assert found.code.startswith(f"nerfxl {nerfxl.__version__}")
     assert "torch " in found.code
     assert found.command == "nerfxl study scaling x.yaml"
-    assert found.load is None or found.load >= 0
+    assert found.cores >= 1
+    assert replace(found, cores=2, load=1.0).busy == ""
+    assert "(load 1.1 on 2 cores)" in replace(found, cores=2, load=1.1).busy
+    assert replace(found, load=None).busy == ""
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")

@@ -127,7 +127,7 @@ def test_whether_samples_stray() -> None:
 )
 def test_whether_segments_cost_half_of_samples(gather: float, verdict: str) -> None:
     rows = [
-        row(Cell("exchange", mode, 4, ranks, 1), exchange_ms=ms, bytes_per_ray=size)
+        row(Cell("exchange", mode, 4, ranks, 1), exchange_ms=ms, bytes_per_ray=size, step_ms=2 * ms)
         for mode, ranks, ms, size in (
             *(("gather", 2, 99, 900), ("samples", 2, 1, 1)),  # the most ranks count
             *(("gather", 4, gather, 90), ("samples", 4, 10, 700)),
@@ -137,9 +137,8 @@ def test_whether_segments_cost_half_of_samples(gather: float, verdict: str) -> N
     found = verdicts("exchange", *rows)
     time = starting(found, "Exchanging Segments (gather) takes less than half")
     assert time.verdict == verdict
-    assert (
-        time.found == f"{gather} ms a step against 10 on 4 processes, {10 / gather:.1f} times less"
-    )
+    less = f"{10 / gather:.1f} times less; whole steps {2 * gather} against 20"
+    assert time.found == f"{gather} ms a step against 10 on 4 processes, {less}"
     assert starting(found, "Segments (gather) are fewer bytes").verdict == "holds"
     assert starting(found, "Segments (owner) are fewer bytes").verdict == "does not hold"
     lonely = verdicts("exchange", rows[0])
@@ -238,7 +237,10 @@ def test_a_report_from_run_folders(tmp_path: Path) -> None:
     assert "4 of 5 fits of 40 steps are complete, seeds 1, 2." in text
     assert "| capture | /photographs (made up) |" in text
     assert "| machine | a machine |" in text
-    assert "| command | `nerfxl study x`, 2026-01-31T12:00:00+01:00, load 0.2 before |" in text
+    assert "| command | `nerfxl study x`, 2026-01-31T12:00:00+01:00 |" in text
+    assert (
+        "| note | at 2026-01-31T12:00:00+01:00 other programs were at work (load 1.5 on 2 " in text
+    )
     # Steps a second: the second half of 40 steps is the line of step 40 alone, 10 a second.
     assert "| gather | 4 | 2 | 100.0 (100.0 to 100.0) | 2.0 (2.0 to 2.0) | 20 (20 to 20) |" in text
     assert "| 91 (90 to 92) |" in text
