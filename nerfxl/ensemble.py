@@ -18,7 +18,8 @@ from nerfxl.prepare import RunScene
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Box
 from nerfxl.regions import Regions
-from nerfxl.spec import SceneSpec, TrainSpec
+from nerfxl.spec import SceneSpec
+from nerfxl.spec_training import TrainSpec
 
 OVERLAP = {"independent-3d": 0.15, "independent-2d": 0.5}  # Mega-NeRF's, Block-NeRF's
 SHARED = "shared."  # begins the names of what an independent NeRF keeps of the shared layers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nerfxl.rays import Rays
-from nerfxl.spec import AppearanceSpec, CamerasSpec
+from nerfxl.spec_training import AppearanceSpec, CamerasSpec
 
 
 class Views(nn.Module):

@@ -36,6 +36,7 @@ ROWS = {
     "a run, and who takes part in it": "runs launch cluster",
     "the machines of a run": "nodes",
     "what is asked, and who answers": "spec ranks places rendezvous",
+    "of what is asked, a part": "spec_training",
     "words that all use": "errors rays cameras metrics progress randomness spec_forms yaml_tree",
 }
 LAYERS = {

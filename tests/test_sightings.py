@@ -30,7 +30,7 @@ from nerfxl.progress import Speaker
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Truth
 from nerfxl.runs import RunFolder
-from nerfxl.spec import LossSpec
+from nerfxl.spec_training import LossSpec
 from tests.conftest import Array, Here, WriteScene
 from tests.test_losses import pixels
 from tests.test_pixels import VIEWS, WORLD, numbered

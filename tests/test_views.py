@@ -27,7 +27,7 @@ from nerfxl.progress import Speaker
 from nerfxl.randomness import generator
 from nerfxl.rays import Rays
 from nerfxl.runs import RunFolder
-from nerfxl.spec import AppearanceSpec, CamerasSpec, DisturbSpec
+from nerfxl.spec_training import AppearanceSpec, CamerasSpec, DisturbSpec
 from nerfxl.views import Views, penalise
 
 WriteScene = Callable[..., Path]
