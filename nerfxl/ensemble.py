@@ -42,7 +42,7 @@ class Member:
 
     @property
     def alone(self) -> bool:
-        """Whether it has a NeRF's all to itself, so that nothing is shared with other members."""
+        """Whether it is trained by one rank, and shares nothing with the other members."""
         return self.box is not None or self.group is not None
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -87,14 +87,12 @@ def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
     for k in deal(len(scene.plan), ranks.size)[ranks.rank]:
         if in_space:
             cut = Plan(found.core(k), open=True, nodes=())
+            sees = {"box": found.box(k), "cell": scene.plan.tiles[k]}
         else:
-            cut = Plan(scene.plan.root, scene.plan.open, ())
+            cut = Plan(scene.plan.root, scene.plan.open, nodes=())
+            sees = {"group": found.box(k)}
         model = Model(_of_one(spec, k), cut, scene.near, alone, views=views)
-        if in_space:
-            member = Member(model, (k,), box=found.box(k), cell=scene.plan.tiles[k])
-        else:
-            member = Member(model, (k,), group=found.box(k))
-        members.append(member)
+        members.append(Member(model, (k,), **sees))
     tiles = [member.model.tiles[0] for member in members]
     shared = [member.model.shared for member in members]
     painter: Painter

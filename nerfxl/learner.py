@@ -28,6 +28,7 @@ from nerfxl.spec import SceneSpec
 from nerfxl.tally import Seen
 from nerfxl.views import penalise
 
+POSE = "views.pose"  # name of the corrections among what tiles share
 RAYS = "rays"  # name of the tensor that keeps how many rays an independent NeRF takes
 
 
@@ -169,9 +170,6 @@ class Learner:
     def _depart(self) -> None:
         assert self.ahead is not None
         self.model.renderer.depart(self.ahead.cast)
-
-
-POSE = "views.pose"
 
 
 def padding(step: int, spec: SceneSpec) -> float:
