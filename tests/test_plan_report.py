@@ -140,6 +140,11 @@ def test_what_does_not_fit_is_told_in_numbers(
     assert str(caught.value) == message
 
 
+def test_more_processes_are_not_advised_where_each_holds_all() -> None:
+    with pytest.raises(UserError, match=r"lower field\.log2_table\.$"):
+        check_fit(replace(sized(4, 2, 1), mode="ddp"), 3 * GIB, "cuda:0")
+
+
 def test_bytes_for_people() -> None:
     said = [as_bytes(size) for size in (0, 1023, 1536, 3 * 2**20, 5000 * 2**40)]
     assert said == ["0 bytes", "1023 bytes", "1.5 KiB", "3.0 MiB", "5000.0 TiB"]
