@@ -145,7 +145,8 @@ def learners(run: RunFolder, ranks: Ranks) -> list[Learner]:
     """Those of a rank, before the first step."""
     scene = read_back(run)
     capture = photographs(run, scene.spec, scene.shots)
-    return [Learner(member, scene, capture) for member in assemble(scene, ranks).members]
+    members = assemble(scene, ranks).members
+    return [Learner(member, scene, capture, run.scene) for member in members]
 
 
 def loaded(run: RunFolder, ranks: Ranks) -> tuple[RunScene, Ensemble]:
@@ -182,7 +183,7 @@ def made(first: RunFolder, second: RunFolder, views: str, ranks: Ranks) -> Made:
 
 
 def painted(run: RunFolder, ranks: Ranks) -> Tensor:
-    """Colour, depth and opacity of random rays, [N, 5], by all ranks together."""
+    """Colour and depth of random rays, [N, 4], by all ranks together."""
     scene, ensemble = loaded(run, ranks)
     draw = generator(3)
     origins = torch.rand(N, 3, generator=draw) * 3 - 1.5
@@ -192,8 +193,7 @@ def painted(run: RunFolder, ranks: Ranks) -> Tensor:
     number = torch.arange(N)[exchange.mine(N)]
     batch = Batch(rays[number], torch.full((len(number), 2), 0.5), number, N)
     pixels = ensemble.painter.still(batch, sampling.proposal.padding, sampling.render_samples)
-    columns = (pixels.colour, pixels.depth[:, None], pixels.opacity[:, None])
-    return exchange.whole(torch.cat(columns, 1), N)
+    return exchange.whole(torch.cat([pixels.colour, pixels.depth[:, None]], 1), N)
 
 
 def gradients(step: Step, exchange: Exchange) -> dict[str, Tensor]:
