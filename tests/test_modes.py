@@ -37,7 +37,7 @@ from nerfxl.planning import BYTES_A_SAMPLE, costs
 from nerfxl.prepare import RunScene, photographs, prepare, read_back, write
 from nerfxl.randomness import generator
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Batch, Box, Rays
+from nerfxl.rays import Batch, Box, Rays, Truth
 from nerfxl.runs import RunFolder
 from nerfxl.scene_file import load_scene, save_scene
 from nerfxl.spec import SceneSpec
@@ -226,7 +226,7 @@ def gradients(step: Step, exchange: Exchange) -> dict[str, Tensor]:
     cast = model.renderer.depart(model.renderer.cast(batch))
     learns = step.method == "proposal"
     pixels, proposal_loss = model.renderer(cast, 0.05, learn_proposal=learns)
-    total, _ = loss(pixels, truth, spec.train.losses, step.rays)
+    total, _ = loss(pixels, Truth.of(truth), spec.train.losses, step.rays)
     (total + 0.5 * proposal_loss).backward()  # type: ignore[no-untyped-call]
     model.sum_gradients()
     modules = {"shared": model.shared} | {f"tile{tile.index}": tile for tile in model.tiles}
