@@ -34,7 +34,7 @@ class Tally:
     """Sums over the steps since it was made, on this rank."""
 
     ranks: Ranks
-    apart: int = 0  # NeRFs that are trained each alone; 0: one, by all ranks
+    apart: bool = False  # whether NeRFs are trained each alone, not one by all ranks
     steps: int = 0
     rays: int = 0  # of all ranks; of NeRFs apart, of those here
     loaded: int = 0  # of this rank
@@ -87,6 +87,7 @@ class Tally:
             "squared": self.squared,
             "proposal_loss": self.proposal_loss,
             "memory": ranks.peak_memory(),
+            "seconds": seconds,
             "waited": {kind: books.waited for kind, books in self._traffic().items()},
             "received": {kind: books.received for kind, books in self._traffic().items()},
         }
@@ -110,7 +111,7 @@ class Tally:
             received = _sums([one["received"] for one in every])
             waited = _sums([one["waited"] for one in every])
             line["imbalance"] = sum(map(max, samples)) * ranks.size / max(1, total)
-            line["waiting"] = sum(waited.values()) / (ranks.size * seconds)
+            line["waiting"] = sum(waited.values()) / sum(one["seconds"] for one in every)
             line["bytes_per_ray"] = sum(received.values()) / rays
             line["exchange"] = {
                 kind: {

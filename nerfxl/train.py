@@ -59,7 +59,7 @@ def fit(run: RunFolder, ranks: Ranks, resume: bool) -> None:
     saver = Saver(run.checkpoints, origin, ranks, KEEP_CHECKPOINTS)
 
     start = time.monotonic()
-    tally = Tally(ranks, apart=len(scene.plan) if ensemble.members[0].alone else 0)
+    tally = Tally(ranks, apart=spec.train.independent)
     if first < train.steps:
         for learner in learners:
             learner.begin(first + 1)

@@ -51,7 +51,7 @@ WriteScene = Callable[..., Path]
 
 R, K, HALF, STEPS = 2, 3, 3, 6
 NAMES = ("whole", "first", "second")  # of the runs of a case
-N, NEAR = 41, 0.01
+N, NEAR, VIEWS = 41, 0.01, 5
 OCCUPANCY = {"sampling": {"method": "occupancy"}}
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {"train": {"mode": "ddp"}},
@@ -197,7 +197,10 @@ def painted(run: RunFolder, ranks: Ranks) -> Tensor:
 
 
 def gradients(step: Step, exchange: Exchange) -> dict[str, Tensor]:
-    """In float64, as a rank finds them: of the tiles that it holds, and of what they share."""
+    """In float64, as a rank finds them: of the tiles that it holds, and of what they share.
+
+    Poses, appearance and exposure of photographs are learned, too.
+    """
     table = {"levels": 3, "log2_table": 8, "base_resolution": 3, "max_resolution": 12}
     widths = {"density_hidden": 8, "geometry_features": 5, "colour_hidden": 8}
     proposal = {"samples": 24, "levels": 2, "log2_table": 8, "max_resolution": 6}
@@ -207,11 +210,13 @@ def gradients(step: Step, exchange: Exchange) -> dict[str, Tensor]:
         "field": table | widths,
         "sampling": sampling | {"occupancy": {"samples": 48, "resolution": 8}},
         "train": {"losses": {"distortion": 0.1}},
+        "cameras": {"refine": "on"},
+        "appearance": {"embedding": "on", "size": 2, "exposure": "on"},
     }
     spec = SceneSpec.model_validate(document)
     points = torch.rand(500, 3, generator=generator(1)) * 2 - 1
     cut = plan(points, Box((-1.0,) * 3, (1.0,) * 3), step.tiles, open=True)
-    model = Model(spec, cut, NEAR, exchange.ranks, torch.float64, exchange=exchange)
+    model = Model(spec, cut, NEAR, exchange.ranks, torch.float64, VIEWS, exchange)
     for tile in model.tiles:  # far from their even start
         with torch.no_grad():
             tile.table.mul_(1e4)
@@ -221,6 +226,7 @@ def gradients(step: Step, exchange: Exchange) -> dict[str, Tensor]:
     origins, directions, truth = torch.randn(3, step.rays, 3, generator=draw).double()
     rays = Rays(origins, directions / directions.norm(dim=1, keepdim=True))
     batch = Batch.of(rays, torch.rand(step.rays, 2, generator=draw).double())
+    batch = replace(batch, view=torch.arange(step.rays) % VIEWS)
     if exchange.draws != slice(None):
         batch, truth = batch.some(exchange.draws), truth[exchange.draws]
     cast = model.renderer.depart(model.renderer.cast(batch))
@@ -315,7 +321,8 @@ def test_shares_of_the_rays_have_the_gradients_of_all(step: Step, results: Resul
     """Those of one process that owns all tiles, whether tiles or rays are fewer than ranks."""
     expected = gradients(step, Gather(Ranks(), step.tiles))
     alone = gradients(step, Replicated(Ranks(), step.tiles))
-    assert any(bool(value.any()) for name, value in expected.items() if name.startswith("tile"))
+    for name in ("tile0.table", "shared.colour_layers.0", "shared.views.pose", "shared.views.gain"):
+        assert bool(expected[name].any()), name
     prefix = f"step/{step}/"
     by_two = [
         {name.removeprefix(prefix): g for name, g in one.items() if name.startswith(prefix)}

@@ -33,6 +33,7 @@ class Two(Ranks):
             "squared": 0.3,
             "waited": {"tau": 0.5},
             "received": {"tau": 80},
+            "seconds": 3.0,
         }
         return [own, own | other]
 
@@ -58,7 +59,22 @@ def test_a_line_tells_of_all_steps_and_ranks() -> None:
     assert line["bytes_per_ray"] == (120 + 80) / 20
     per_step = line["exchange"]["tau"]
     assert per_step == {"bytes_per_ray": 10, "ms_per_step": pytest.approx(1000 * 0.75 / 4)}
-    assert line["waiting"] > 0
+    # 0.25 s and 0.5 s of its own; this rank has begun a moment ago, and the other 3 s.
+    assert line["waiting"] == pytest.approx(0.75 / 3, rel=0.05)
+
+
+def test_nerfs_apart_count_their_own_rays() -> None:
+    """Two here, and two there, a step; their proposals' losses add up to the last step's."""
+    tally = Tally(Two(0, 2), apart=True)
+    for _ in range(2):
+        tally.add(seen(0.1, 30), batch(5, 5))
+        tally.add(seen(0.2, 40), batch(10, 10))
+        tally.step()
+    line = tally.line([(1, 4), None, (2, 4)])
+    assert line["proposal_loss"] == 2 * (0.5 + 0.5)
+    assert line["loss"] == pytest.approx((2 * (0.1 + 0.2) + 0.3) / (3 * 60))
+    assert line["samples_per_ray"] == (2 * 70 + 240) / 60
+    assert line["outside"] == (1 + 2 + 1 + 2) / 16
 
 
 def test_one_rank_exchanges_nothing() -> None:
