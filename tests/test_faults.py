@@ -75,10 +75,11 @@ def test_a_rank_that_is_killed_again_and_again_fails_the_run(
     until(lambda: any(file.stat().st_size for file in out.glob("*/*/metrics.jsonl")))
     first = program.workers()
     os.kill(first[0], signal.SIGSEGV)
-    until(lambda: program.workers().keys() == first.keys() and program.workers() != first)
+    until(lambda: bool(newest(out).status().reason))  # written before ranks start: none has a step
     status = newest(out).status()
     assert (status.state, status.step) == ("running", 0)
     assert status.reason == "restart 1 of 1: rank 0 of 2 was killed by SIGSEGV"
+    until(lambda: program.workers().keys() == first.keys() and program.workers() != first)
     os.kill(program.workers()[1], signal.SIGKILL)
     assert program.ended() == 1
     sentence = (
