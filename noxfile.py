@@ -37,7 +37,8 @@ def tests(session: nox.Session) -> None:
 
     `nox -s tests -- -k name` picks some.
     """
-    pytest = ("pytest", "-n", "2", *session.posargs)
+    # A file stays on one process: what its tests share is made once.
+    pytest = ("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
     codes = [0, NO_TESTS] if session.posargs else [0]
     _module(session, *pytest, env=ONE_THREAD_EACH, success_codes=codes)
     interpreted = ONE_THREAD_EACH | {"TRITON_INTERPRET": "1"}  # settled when kernels are defined
