@@ -126,16 +126,12 @@ class InPicture:
             rows = weights.new_zeros(len(batch.rays), 4)
             near = weights[:, k] > 0
             if bool(near.any()):
-                found = renderer.still(_picked(batch, near), padding, samples)
+                view = None if batch.view is None else batch.view[near]
+                some = Batch.of(batch.rays[near], batch.jitter[near], view)
+                found = renderer.still(some, padding, samples)
                 seen = torch.cat([found.colour, found.depth[:, None]], 1)
                 rows[near] = seen * weights[near, k, None]
                 asked += found.samples
             parts.append(rows.reshape(-1))
         whole = self.exchange.sum_in_tile_order(torch.stack(parts)).reshape(-1, 4)
         return Still(whole[:, :3], whole[:, 3], asked)
-
-
-def _picked(batch: Batch, keep: Tensor) -> Batch:
-    view = None if batch.view is None else batch.view[keep]
-    some = Batch.of(batch.rays[keep], batch.jitter[keep])
-    return Batch(some.rays, some.jitter, some.number, some.count, view=view)

@@ -22,6 +22,7 @@ from nerfxl.checkpoint import (
 )
 from nerfxl.errors import UserError
 from nerfxl.prepare import read_back
+from nerfxl.progress import spoken
 from nerfxl.runs import RunFolder, Status
 
 
@@ -104,7 +105,7 @@ def show_run(found: Inspection, console: Console) -> None:
             f"{one.step:,}",
             ranks,
             f"{one.bytes / 2**20:,.1f} MiB",
-            "?" if one.age is None else _spoken(one.age),
+            "?" if one.age is None else spoken(one.age),
             str(len(one.tensors)),
             str(sum(one.tensors.values())),
             "damaged" if one.faults else "whole",
@@ -149,14 +150,3 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[dict[str, int], list[st
 def _age(folder: Path) -> float | None:
     manifest = folder / MANIFEST
     return time.time() - manifest.stat().st_mtime if manifest.exists() else None
-
-
-def _spoken(seconds: float) -> str:
-    """Time in the unit that fits it.
-
-    >>> _spoken(5), _spoken(600), _spoken(200_000)
-    ('5 s', '10 min', '56 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

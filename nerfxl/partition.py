@@ -209,16 +209,24 @@ class Plan:
         """Return the stretch [N], [N] that the tiles share out; (0, 0) where there is none."""
         a = torch.as_tensor(near).to(rays.origins).expand(len(rays))
         b = torch.full_like(a, far)
-        for axis, (low, high) in enumerate(zip(self.root.low, self.root.high, strict=True)):
-            if self.open:
-                break
-            origin, slope = rays.origins[:, axis], rays.directions[:, axis]
-            first, last = (low - origin) / slope, (high - origin) / slope
-            inside = (origin >= low) & (origin <= high)
-            always = torch.where(inside, math.inf, -math.inf)  # a parallel ray: all of it or none
-            a = torch.maximum(a, torch.where(slope == 0, -always, torch.minimum(first, last)))
-            b = torch.minimum(b, torch.where(slope == 0, always, torch.maximum(first, last)))
+        if not self.open:
+            a, b = clipped(self.root, rays, a, b)
         return torch.where(a < b, a, 0), torch.where(a < b, b, 0)
+
+
+def clipped(box: Box, rays: Rays, enter: Tensor, leave: Tensor) -> tuple[Tensor, Tensor]:
+    """What of the stretches from enter to leave [N] lies in a box; its sides may be infinite.
+
+    Of a ray that has nothing in it, enter is not below leave.
+    """
+    for axis, (low, high) in enumerate(zip(box.low, box.high, strict=True)):
+        origin, slope = rays.origins[:, axis], rays.directions[:, axis]
+        first, last = (low - origin) / slope, (high - origin) / slope
+        inside = (origin >= low) & (origin <= high)
+        always = torch.where(inside, math.inf, -math.inf)  # a parallel ray: all of it or none
+        enter = torch.maximum(enter, torch.where(slope == 0, -always, torch.minimum(first, last)))
+        leave = torch.minimum(leave, torch.where(slope == 0, always, torch.maximum(first, last)))
+    return enter, leave
 
 
 def octants(directions: Tensor) -> Tensor:

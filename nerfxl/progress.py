@@ -105,3 +105,17 @@ def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, 
                 yield json.loads(line)
         if last:
             return
+
+
+def spoken(seconds: float) -> str:
+    """A time in the unit that fits it.
+
+    >>> spoken(5), spoken(600), spoken(9000), spoken(200_000)
+    ('5 s', '10 min', '2.5 h', '56 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    if seconds < 7200:
+        return f"{minutes:.0f} min"
+    return f"{hours:.1f} h" if hours < 10 else f"{hours:.0f} h"

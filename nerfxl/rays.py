@@ -52,10 +52,10 @@ class Batch:
     view: Tensor | None = None
 
     @staticmethod
-    def of(rays: Rays, jitter: Tensor) -> Batch:
+    def of(rays: Rays, jitter: Tensor, view: Tensor | None = None) -> Batch:
         """All rays there are."""
         number = torch.arange(len(rays), device=rays.origins.device)
-        return Batch(rays, jitter, number, len(rays))
+        return Batch(rays, jitter, number, len(rays), view=view)
 
     def some(self, rows: slice) -> Batch:
         """Those that another rank does not take; their background is asked for at once."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nerfxl.partition import Plan
+from nerfxl.partition import Plan, clipped
 from nerfxl.rays import Box, Rays
 
 
@@ -54,15 +54,8 @@ def grown(box: Box, core: Box, share: float) -> Box:
 
 def meets(box: Box, rays: Rays) -> Tensor:
     """Whether rays [N] meet a box, whose sides may be infinite, in front of their origins: [N]."""
-    enter = torch.zeros_like(rays.origins[:, 0])
-    leave = torch.full_like(enter, math.inf)
-    for axis, (low, high) in enumerate(zip(box.low, box.high, strict=True)):
-        origin, slope = rays.origins[:, axis], rays.directions[:, axis]
-        one, two = (low - origin) / slope, (high - origin) / slope
-        inside = (origin >= low) & (origin <= high)
-        whole = torch.where(inside, math.inf, -math.inf)
-        enter = torch.maximum(enter, torch.where(slope == 0, -whole, torch.minimum(one, two)))
-        leave = torch.minimum(leave, torch.where(slope == 0, whole, torch.maximum(one, two)))
+    start = torch.zeros_like(rays.origins[:, 0])
+    enter, leave = clipped(box, rays, start, torch.full_like(start, math.inf))
     return enter < leave
 
 

@@ -165,14 +165,13 @@ class Renderer:
         columns, rows = cast.route.arrive()
         views = self.shared[0].views
         view = columns[:, 12].long() if views.learns else views.rows(None, columns)
-        placed = [
-            shared.views.placed(Rays(some[:, :3], some[:, 3:6]), own)
-            for shared, some, own in zip(
-                self.shared, torch.split(columns, rows), torch.split(view, rows), strict=True
-            )
-        ]
-        origins = torch.cat([rays.origins for rays in placed])
-        directions = torch.cat([rays.directions for rays in placed])
+        origins, directions = columns[:, :3], columns[:, 3:6]
+        if views.pose is not None:
+            parts = (torch.split(one, rows) for one in (origins, directions, view))
+            by_tile = zip(self.shared, *parts, strict=True)
+            placed = [one.views.placed(Rays(o, d), own) for one, o, d, own in by_tile]
+            origins = torch.cat([rays.origins for rays in placed])
+            directions = torch.cat([rays.directions for rays in placed])
         first, span, enter, leave = columns[:, 6:10].unbind(1)
         path = Path(origins, directions, first, span, SPACING)
         return Stretches(path, enter, leave, columns[:, 10:12], view, rows)

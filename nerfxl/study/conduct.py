@@ -15,7 +15,7 @@ from nerfxl.cluster import device_kind
 from nerfxl.crew import units_of
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
-from nerfxl.progress import Speaker
+from nerfxl.progress import Speaker, spoken
 from nerfxl.runs import RunFolder, make_folder
 from nerfxl.scene_file import Device, load_scene
 from nerfxl.study import cells, plots, report
@@ -141,7 +141,7 @@ def _fit(book: Book, todo: Sequence[Entry], ask: Ask, say: Speaker) -> list[User
         left = len(todo) - number - 1
         if left:
             seconds = (time.monotonic() - began) / (number + 1) * left
-            say(f"left       {_fits(left)}, about {_spoken(seconds)}")
+            say(f"left       {_fits(left)}, about {spoken(seconds)}")
     return failed
 
 
@@ -219,14 +219,3 @@ def _named(label: str, error: UserError) -> UserError:
 
 def _fits(count: int) -> str:
     return f"{count} fit{'s' if count != 1 else ''}"
-
-
-def _spoken(seconds: float) -> str:
-    """A time in the unit that fits it.
-
-    >>> _spoken(40), _spoken(600), _spoken(9000)
-    ('40 s', '10 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
