@@ -250,8 +250,8 @@ def inspect(
 @app.command()
 def study(
     kind: Annotated[
-        Literal["scaling", "exchange", "overlap", "ddp", "cameras"],
-        typer.Argument(help="Which of the paper's comparisons."),
+        Literal["scaling", "exchange", "overlap", "ddp", "cameras", "appearance"],
+        typer.Argument(help="Which comparison."),
     ],
     scene: SceneArg,
     tiles: Annotated[
@@ -278,7 +278,7 @@ def study(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run one of the paper's comparisons on a scene; started again, it goes on.
+    """Compare, as the paper does, on a scene of your own; started again, it goes on.
 
     Example: nerfxl study scaling scenes/university4.yaml --tiles 1,2,4 --seeds 1,2,3
     """

@@ -142,6 +142,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+@contextmanager
+def limited_to(count: int) -> Iterator[None]:
+    """Keep this process, and those that it starts meanwhile, to so many cores at most.
+
+    Systems other than Linux have no such limit, and none is set.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    had = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(had)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, had)
+
+
 def die_with_parent() -> None:
     """Leave no orphans: the kernel kills this process when its launcher dies, however it dies."""
     if sys.platform != "linux":

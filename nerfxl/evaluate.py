@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,7 +92,8 @@ def evaluate(
 ) -> None:
     """Render and score the held-out views into `eval/step-<step>/`; a collective.
 
-    All ranks render every view; they take turns at scoring and storing them.
+    All ranks render every view, as many as they are one after the other; then each scores and
+    stores one of them.
     """
     capture = photographs(run, scene.spec, scene.shots)
     held_out = {view.name: view for view in capture.test}
@@ -106,28 +107,32 @@ def evaluate(
     scores: dict[int, ImageScore] = {}
     rows, seconds = [], 0.0
     row_of = {shot.name: row for row, shot in enumerate(scene.shots)}
-    for index, shot in enumerate(shots):
-        row = None
-        if half:
-            row = row_of[shot.name]
-            _fit_left_half(ensemble, scene, row, held_out[shot.name], ranks)
-        start = time.monotonic()
-        rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
-        seconds += time.monotonic() - start
-        mine, in_sheet = index % ranks.size == ranks.rank, ranks.first and index in shown
-        if not (mine or in_sheet):
-            continue
-        truth = opaque(load_image(held_out[shot.name]), behind)
-        exact = torch.from_numpy(truth).float() / 255
-        if mine:
-            first = shot.camera.width // 2 if half else 0
-            scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
-            save_image(rendered.colour.numpy(), folder / file_name(shot.name))
-            steps = 65535 * scene.world.scale / DEPTH_REACH  # of 16 bits, in a source unit
-            save_depth(rendered.depth.numpy(), folder / DEPTHS / file_name(shot.name), steps)
-        if in_sheet:
+    for turn in turns(len(shots), ranks):
+        kept: dict[int, Picture] = {}
+        for index in turn:
+            shot, row = shots[index], None
+            if half:
+                row = row_of[shot.name]
+                _fit_left_half(ensemble, scene, row, held_out[shot.name], ranks)
+            ranks.barrier()  # time to render is not time to wait for another rank's files
+            start = time.monotonic()
+            rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
+            seconds += time.monotonic() - start
+            if index % ranks.size == ranks.rank or (ranks.first and index in shown):
+                kept[index] = rendered
+        for index, rendered in kept.items():
+            shot = shots[index]
+            truth = opaque(load_image(held_out[shot.name]), behind)
+            exact = torch.from_numpy(truth).float() / 255
             pair = (rendered.colour.numpy(), rendered.depth.numpy())
-            rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
+            if index % ranks.size == ranks.rank:
+                first = shot.camera.width // 2 if half else 0
+                scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
+                save_image(pair[0], folder / file_name(shot.name))
+                steps = 65535 * scene.world.scale / DEPTH_REACH  # of 16 bits, in a source unit
+                save_depth(pair[1], folder / DEPTHS / file_name(shot.name), steps)
+            if ranks.first and index in shown:
+                rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
     mine_as_json = [(index, asdict(one)) for index, one in scores.items()]
     for others in ranks.gather_json(mine_as_json):
         scores |= {index: ImageScore(**one) for index, one in others}
@@ -213,15 +218,25 @@ def render(
     make_folder(folder)
     settle(ensemble, scene)
     taken = {shot.name: row for row, shot in enumerate(scene.shots) if not shot.test}
-    for index, shot in enumerate(shots):
-        row = taken.get(shot.name)  # a training image as it was taken, others as nobody took them
-        rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
-        if index % ranks.size == ranks.rank:
-            target = folder / file_name(shot.name)
-            save_image(rendered.colour.numpy(), target)
-            depth = rendered.depth.numpy()
+    for turn in turns(len(shots), ranks):
+        for index in turn:
+            shot = shots[index]
+            row = taken.get(shot.name)  # a training image as it was taken, others as by nobody
+            rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
+            if index % ranks.size == ranks.rank:
+                mine = rendered
+        if turn.start + ranks.rank in turn:
+            target = folder / file_name(shots[turn.start + ranks.rank].name)
+            save_image(mine.colour.numpy(), target)
+            depth = mine.depth.numpy()
             low, high = depth_range(depth)
             save_image(colourise(depth, low, high), target.with_suffix(".depth.png"))
+
+
+def turns(count: int, ranks: Ranks) -> Iterator[range]:
+    """Places of pictures, as many at a time as there are ranks: each rank then stores one."""
+    for first in range(0, count, ranks.size):
+        yield range(first, min(first + ranks.size, count))
 
 
 def orbit_shots(scene: RunScene, frames: int) -> list[Shot]:

@@ -106,12 +106,13 @@ class Proposed:
     """What the proposals said of the stretches, kept for their loss.
 
     depth: [B], optical depths of the bins, with gradient. before: [Q], transmittance in front of
-    each crossing.
+    each crossing; [P], the same on the rays' side, is expected.
     """
 
     bins: Samples
     depth: Tensor
     before: Tensor
+    expected: Tensor
 
 
 class Renderer:
@@ -201,20 +202,26 @@ class Renderer:
 
     @torch.no_grad()
     def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
-        """Pixels of a picture: tile after tile along each ray, until nothing passes any more.
+        """Pixels of a picture: its tiles are asked in turns, until nothing passes any more.
 
         Tiles in front of which less than OPAQUE is left of a ray's light are not asked. No sample
-        and no background is brighter than 1, so no colour is off by more.
+        and no background is brighter than 1, so no colour is off by more. First all are asked that
+        the proposals expect to be seen, so that no rank waits for the tiles in front of its own,
+        then what is seen behind them; without proposals, tile after tile along each ray.
         """
         cast = self.depart(self.cast(batch))
         stretches = self.arrive(cast)
-        own, _ = self.sample(cast, stretches, padding, samples, learn_proposal=False)
+        own, proposed = self.sample(cast, stretches, padding, samples, learn_proposal=False)
         crossings = cast.crossings
+        if proposed is None:
+            turn, turns = crossings.slot, cast.route.rounds()
+        else:
+            turn, turns = (proposed.expected <= OPAQUE).long(), 2
         said = cast.path.first.new_zeros(len(crossings), SEGMENT_WIDTH)
         tau = cast.path.first.new_zeros(crossings.rays)
         asked = 0
-        for slot in range(cast.route.rounds()):
-            seen = (crossings.slot == slot) & (torch.exp(-tau) > OPAQUE)[crossings.ray]
+        for now in range(turns):
+            seen = (turn == now) & (torch.exp(-tau) > OPAQUE)[crossings.ray]
             route, kept = cast.route.narrow(seen)
             part = own.of(kept)
             asked += len(part.m0)
@@ -301,7 +308,7 @@ class Renderer:
         end = (end / end[-1:].clamp(min=1e-30)).to(tau.dtype)
         shares = crossings.pick(torch.stack([before, _in_front(end), end], -1))
         here = route.to_tiles(shares, "proposals")
-        return Proposed(bins, depth, here[:, 0]), here[:, 1:]
+        return Proposed(bins, depth, here[:, 0], shares[:, 0]), here[:, 1:]
 
     def _occupied(self, stretches: Stretches) -> Samples:
         """All bins of the lattice that lie in occupied cells."""

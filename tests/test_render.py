@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import nerfacc
@@ -107,6 +108,17 @@ def renderer(
     tiles = [Analytic(k, cut, spec, density) for k in range(len(cut))]
     shared = Painted(FIELD, 0).double()
     return Renderer(cut, tiles, [shared] * len(cut), spec, 0.0, Gather(Ranks(), len(cut)))
+
+
+def foresee(made: Renderer, density: Density) -> None:
+    """Let the proposals say what the field is, or what it is not."""
+
+    def said(tile: Tile, points: Tensor) -> Tensor:
+        return density(scene_point(points, tile.domain))
+
+    for tile in made.tiles:
+        if tile.proposal is not None:
+            tile.proposal.forward = partial(said, tile)  # type: ignore[method-assign]
 
 
 def cut_in(tiles: int, is_open: bool = False) -> Plan:
@@ -509,6 +521,7 @@ def test_pictures_ask_no_tile_behind_an_opaque_one(method: str, tiles: int) -> N
         return 0.1 + 300.0 * (place[:, 0].abs() < 0.4).to(place)
 
     made, rays = renderer(cut_in(tiles), thick, method, bins=256, samples=64), some_rays()
+    foresee(made, thick)
     full = show(made, rays)
     middle = rays.origins.new_full((len(rays), 2), 0.5)
     still = made.still(Batch.of(rays, middle), 0.01, 64)
@@ -519,6 +532,16 @@ def test_pictures_ask_no_tile_behind_an_opaque_one(method: str, tiles: int) -> N
         assert torch.equal(still.colour, full.colour)
     else:
         assert still.samples < full.samples
+
+
+def test_pictures_ask_what_proposals_wrongly_hold_hidden() -> None:
+    made, rays = renderer(cut_in(5), constant, "proposal"), some_rays()
+    foresee(made, lambda place: torch.full_like(place[:, 0], 300.0))
+    full = show(made, rays, padding=0.5)
+    middle = rays.origins.new_full((len(rays), 2), 0.5)
+    still = made.still(Batch.of(rays, middle), 0.5, 32)
+    assert still.samples == full.samples
+    torch.testing.assert_close(still.colour, full.colour, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("method", METHODS)

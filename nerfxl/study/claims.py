@@ -40,6 +40,7 @@ def findings(kind: Kind, groups: Sequence[Group]) -> list[Finding]:
         "overlap": _overlap,
         "ddp": _ddp,
         "cameras": _cameras,
+        "appearance": _appearance,
     }
     return of_kind[kind](groups)
 
@@ -254,6 +255,23 @@ def _disagree(one: Group) -> Finding:
     sign = order(apart, before.times(AGREEING), 0.0)
     said = f"{apart.mean:.3f} degrees apart, where {before.mean:.3f} were to be corrected"
     return Finding(claim, "Fig. 4", _verdict(sign), said)
+
+
+def _appearance(groups: Sequence[Group]) -> list[Finding]:
+    without = next((one["psnr"] for one in groups if one.mode == "off"), None)
+    found = []
+    for one in groups:
+        value = one["psnr"]
+        if one.mode == "off" or value is None:
+            continue
+        what = "exposure and embedding" if one.mode == "both" else one.mode
+        about = (f"Learning the {what} of each image raises the PSNR", "NeRF in the Wild, sec. 4.1")
+        if without is None:
+            found.append(Finding(*about, "not tested", "it takes a run without"))
+            continue
+        said = f"{without.mean:.2f} dB without, {value.mean:.2f} with"
+        found.append(Finding(*about, _verdict(order(value, without, DECIBELS)), said))
+    return found
 
 
 def _only(groups: Sequence[Group], mode: str, ranks: int, figure: str) -> Spread | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nerfxl import places
-from nerfxl.cluster import device_kind
+from nerfxl.cluster import cores, device_kind, limited_to
 from nerfxl.crew import units_of
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
@@ -118,6 +118,7 @@ def _fit(book: Book, todo: Sequence[Entry], ask: Ask, say: Speaker) -> list[User
     An interruption leaves with the report of what is there.
     """
     failed: list[UserError] = []
+    each = _cores_each(book)
     began = time.monotonic()
     for number, entry in enumerate(todo):
         label = entry.cell.label
@@ -125,7 +126,8 @@ def _fit(book: Book, todo: Sequence[Entry], ask: Ask, say: Speaker) -> list[User
         say(f"           {as_options(entry.cell.overrides)}")
         failure = ""
         try:
-            cells.fit(book.path, entry, ask.scene, ask.skip_missing, say)
+            with limited_to(each * entry.cell.ranks):
+                cells.fit(book.path, entry, ask.scene, ask.skip_missing, say)
         except UserError as error:
             if not any(cells.is_complete(cells.run_of(book.path, one)) for one in book.entries):
                 raise  # it is likely to be wrong with all of them
@@ -143,6 +145,16 @@ def _fit(book: Book, todo: Sequence[Entry], ask: Ask, say: Speaker) -> list[User
             seconds = (time.monotonic() - began) / (number + 1) * left
             say(f"left       {_fits(left)}, about {spoken(seconds)}")
     return failed
+
+
+def _cores_each(book: Book) -> int:
+    """Cores of a process: as many in a fit of one process as in the one of most, to compare them.
+
+    Where GPUs compute there is nothing to share out.
+    """
+    if any(entry.device == "cuda" for entry in book.entries.values()):
+        return cores()
+    return max(1, cores() // max(entry.cell.ranks for entry in book.entries.values()))
 
 
 def _told(book: Book, asked: Sequence[Cell], say: Speaker) -> list[Entry]:

@@ -13,6 +13,7 @@ from nerfxl.runs import RunFolder
 from nerfxl.study import cells, poses, seams
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.grid import Cell
+from nerfxl.study.provenance import here
 
 ALONE = {"exchange_ms": 0.0, "waiting": 0.0, "bytes_per_ray": 0.0}  # what one process tells others
 
@@ -125,7 +126,8 @@ def _row(book: Book, entry: Entry) -> Row:
         return Row(entry, run, state)
     scores = json.loads((cells.scored(run) / cells.SCORES).read_text())
     lines = settled(curve(run.metrics))
-    facts = {name: scores[name] for name in ("capture", "capture_note", "images")}
+    facts = {name: scores[name] for name in ("capture_note", "images", "appearance")}
+    facts["capture"] = here(Path(scores["capture"]))
     found = _scored(scores) | _timed(lines)
     if entry.cell.ranks == 1:
         found |= ALONE

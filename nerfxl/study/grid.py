@@ -11,7 +11,7 @@ from typing import Literal
 from nerfxl.cost import ladder
 from nerfxl.errors import UserError
 
-Kind = Literal["scaling", "exchange", "overlap", "ddp", "cameras"]
+Kind = Literal["scaling", "exchange", "overlap", "ddp", "cameras", "appearance"]
 
 MODES: dict[Kind, tuple[str, ...]] = {
     "scaling": ("joint", "independent-3d:0", "independent-3d:0.15", "independent-2d"),
@@ -19,6 +19,7 @@ MODES: dict[Kind, tuple[str, ...]] = {
     "overlap": ("joint", "independent-3d:0", "independent-3d:0.15", "independent-2d"),
     "ddp": ("joint", "ddp"),
     "cameras": ("joint", "independent-3d"),
+    "appearance": ("off", "exposure", "embedding", "both"),
 }
 SCALING_TILES = (1, 2, 4, 8)
 # Where the user's own --set is silent. One view is enough for an exchange, whose subject is not
@@ -29,6 +30,7 @@ BASE: dict[Kind, tuple[str, ...]] = {
     "overlap": (),
     "ddp": (),
     "cameras": ("cameras.disturb.rotation=0.5", "cameras.disturb.translation=0.002"),
+    "appearance": ("appearance.at_test=half",),
 }
 ALONE = "alone"  # in place of an exchange: one process, which tells nobody
 LARGEST_SEED = 2**32 - 1
@@ -40,7 +42,8 @@ _MODE = re.compile(r"([a-z0-9-]+?)(?::(\d+(?:\.\d+)?))?")
 class Cell:
     """One fit of a study.
 
-    mode: what is compared: a train.mode, with `:overlap` where one is given, or an exchange.
+    mode: what is compared: a train.mode, with `:overlap` where one is given, an exchange, or what
+    is learned of the look of images.
     refine: whether poses are corrected, in a study of cameras.
     """
 
@@ -81,12 +84,16 @@ class Cell:
         if self.kind == "exchange":
             exchange = "auto" if self.mode == ALONE else self.mode
             return [*found, "train.mode=joint", "train.overlap=auto", f"exchange={exchange}"]
+        if self.kind == "appearance":
+            learned = {"both": ("exposure", "embedding")}.get(self.mode, (self.mode,))
+            looks = {name: name in learned for name in ("embedding", "exposure")}
+            return found + [f"appearance.{name}={_switch(on)}" for name, on in looks.items()]
         mode, _, overlap = self.mode.partition(":")
         found += [f"train.mode={mode}", f"train.overlap={overlap or 'auto'}"]
         if mode != "joint":
             found.append("exchange=auto")
         if self.refine is not None:
-            found.append(f"cameras.refine={'on' if self.refine else 'off'}")
+            found.append(f"cameras.refine={_switch(self.refine)}")
         return found
 
 
@@ -127,6 +134,7 @@ def grid(
         "overlap": _alike,
         "ddp": _ddp,
         "cameras": _cameras,
+        "appearance": _alike,
     }[kind]
     return [cell for seed in seeds for cell in of_seed(kind, modes, counts, seed, most)]
 
@@ -214,8 +222,9 @@ def _tiles(kind: Kind, asked: Sequence[int] | None, most: int, scene_tiles: int)
             f"--tiles {','.join(map(str, asked))}: study {kind} compares at one number of tiles; "
             "pass one."
         )
-    count = asked[0] if asked else max(scene_tiles, most if kind == "exchange" else 2)
-    if count < 2:
+    least = {"exchange": most, "appearance": 1}.get(kind, 2)
+    count = asked[0] if asked else max(scene_tiles, least)
+    if count < 2 and kind != "appearance":
         raise UserError(f"--tiles {count}: study {kind} looks at what lies between tiles; pass 2.")
     return (count,)
 
@@ -261,6 +270,10 @@ def _cameras(
     for mode in modes:
         for refine in (False, True):
             yield Cell(kind, mode, count, min(most, count), seed, refine)
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
 
 
 def _counted(number: int, what: str) -> str:

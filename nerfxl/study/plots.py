@@ -72,6 +72,7 @@ def draw(kind: Kind, groups: Sequence[Group], folder: Path) -> list[str]:
         "overlap": _overlap,
         "ddp": _ddp,
         "cameras": _cameras,
+        "appearance": _appearance,
     }
     figure, buffer = of_kind[kind](groups), io.BytesIO()
     if figure is None:
@@ -134,6 +135,13 @@ def _cameras(groups: Sequence[Group]) -> Figure | None:
             }
     panels = {"rotation, degrees": turned, "translation, % of the box": moved}
     return _dotted({"PSNR, dB": quality, **panels}, zero=tuple(panels))
+
+
+def _appearance(groups: Sequence[Group]) -> Figure | None:
+    panels = {"PSNR, dB": "psnr", "SSIM": "ssim"}
+    return _dotted(
+        {title: {one.mode: {title: one[name]} for one in groups} for title, name in panels.items()}
+    )
 
 
 def _of(

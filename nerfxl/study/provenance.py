@@ -56,6 +56,11 @@ def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
+def here(path: Path) -> str:
+    """A path as it is written from the current folder, where it lies in it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _load() -> float | None:
     try:
         return os.getloadavg()[0]

@@ -14,7 +14,7 @@ from nerfxl.study.book import Book
 from nerfxl.study.claims import Finding, findings
 from nerfxl.study.figures import Group, Row, grouped, read
 from nerfxl.study.page import COLUMNS, markdown
-from nerfxl.study.provenance import now
+from nerfxl.study.provenance import here, now
 
 MARKDOWN, JSON = "report.md", "report.json"
 
@@ -74,7 +74,7 @@ def as_json(
             {
                 **asdict(row.entry),
                 "label": row.cell.label,
-                "run": str(row.run.path) if row.run else None,
+                "run": here(row.run.path) if row.run else None,
                 "state": row.state,
                 "figures": row.figures,
                 "messages": row.messages,

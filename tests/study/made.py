@@ -25,6 +25,7 @@ SCORES: dict[str, Any] = {
     "parameters": 1000,
     "capture": "/photographs",
     "capture_note": "made up",
+    "appearance": "off",
 }
 
 

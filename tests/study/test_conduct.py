@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from nerfxl.checkpoint import MANIFEST, SHARED, latest, read_manifest, shard
+from nerfxl.cluster import cores
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
 from nerfxl.runs import RunFolder
@@ -237,6 +238,24 @@ def test_a_study_that_is_interrupted_between_steps_tells_what_is_there(
     assert list(book.entries) == ["joint-2-tiles-seed-7", "joint-5-tiles-seed-7"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process to some cores")
+def test_a_process_has_as_many_cores_in_every_fit(
+    scene_file: WriteScene, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had, seen = cores(), {}
+
+    def fit(study: Path, entry: Entry, *_: Any) -> None:
+        seen[entry.cell.ranks] = cores()
+        run(study, entry.cell)
+
+    monkeypatch.setattr(cells, "fit", fit)
+    words = ("study", "scaling", scene_file(), "--modes", "joint", "--tiles", "1,2", "--nproc", "2")
+    assert here(*words, "--output-dir", tmp_path).code == 0
+    each = max(1, had // 2)
+    assert seen == {1: each, 2: min(had, 2 * each)}
+    assert cores() == had
+
+
 BAD: list[tuple[tuple[object, ...], str]] = [
     (("--tiles", "1,x"), "--tiles '1,x': expected whole numbers from 1 to 4096 with commas"),
     (("--seeds", "-1"), "--seeds '-1': expected whole numbers from 0 to 4294967295"),
@@ -268,7 +287,7 @@ def test_what_is_unclear_is_refused_before_anything_is_fitted(
 def test_an_unknown_kind_is_refused(scene_file: WriteScene, here: Here) -> None:
     said = here("study", "speed", scene_file())
     assert said.code == 2
-    assert "'scaling', 'exchange', 'overlap', 'ddp', 'cameras'" in said.err
+    assert "'scaling', 'exchange', 'overlap', 'ddp', 'cameras', 'appearance'" in said.err
 
 
 def test_without_matplotlib_nothing_is_fitted(

@@ -90,12 +90,12 @@ def test_the_laws_of_every_grid(kind: Kind, most: int, seeds: list[int], tiles: 
         assert len(values) == len(cell.overrides)
         name, seed, count = (values[key] for key in ("name", "seed", "partition.tiles"))
         document = {"capture": {"path": "x"}, "name": name, "seed": int(seed)}
-        train = {"mode": values["train.mode"]}
+        train = {"mode": values.get("train.mode", "joint")}
         spec = SceneSpec.model_validate(
             {**document, "partition": {"tiles": int(count)}, "train": train}
         )
         assert (spec.name, spec.partition.tiles) == (cell.label, cell.tiles)
-        if kind != "exchange":
+        if kind not in ("exchange", "appearance"):
             assert spec.train.mode == cell.mode.partition(":")[0]
 
 
@@ -171,3 +171,16 @@ def test_what_cannot_be_compared_is_refused(
     with pytest.raises(UserError) as caught:
         labels(kind, **changes)
     assert sentence in str(caught.value)
+
+
+def test_what_is_learned_of_images_is_all_that_a_study_of_appearance_changes() -> None:
+    found = grid("appearance", None, None, (3,), 2, 1)
+    looks = [[text for text in cell.overrides if text.startswith("appearance.")] for cell in found]
+    assert [cell.mode for cell in found] == ["off", "exposure", "embedding", "both"]
+    assert looks == [
+        [f"appearance.embedding={a}", f"appearance.exposure={b}"]
+        for a, b in (("off", "off"), ("off", "on"), ("on", "off"), ("on", "on"))
+    ]
+    for cell in found:
+        assert cell.tiles == 1
+        assert len(cell.overrides) == 5

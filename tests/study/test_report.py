@@ -204,6 +204,22 @@ def test_whether_cameras_are_corrected_and_tiles_disagree() -> None:
     assert [one.verdict for one in found.values()] == ["not tested", "not tested"]
 
 
+def test_whether_what_is_learned_of_images_pays() -> None:
+    def cell(mode: str) -> Cell:
+        return Cell("appearance", mode, 4, 2, 1)
+
+    rows = [
+        row(cell(mode), psnr=psnr)
+        for mode, psnr in {"off": 20.0, "exposure": 22.0, "embedding": 20.1, "both": 19.0}.items()
+    ]
+    found = verdicts("appearance", *rows)
+    first = starting(found, "Learning the exposure of each image")
+    assert (first.verdict, first.found) == ("holds", "20.00 dB without, 22.00 with")
+    assert [one.verdict for one in found.values()] == ["holds", "undecided", "does not hold"]
+    found = verdicts("appearance", *rows[1:])
+    assert {one.verdict for one in found.values()} == {"not tested"}
+
+
 def test_curves_survive_a_crash(tmp_path: Path) -> None:
     """Steps after a checkpoint are done again; a line may be torn."""
     told = [line(10), line(20), line(30, psnr=1), line(20), line(30, psnr=2), line(40)]
@@ -260,6 +276,24 @@ def test_a_report_from_run_folders(tmp_path: Path) -> None:
     assert states["samples-4-tiles-2-ranks-seed-2"] == "to do"
     assert states["alone-4-tiles-1-rank-seed-1"] == "complete"
     assert opened(study / "exchange.png")
+
+
+def test_a_report_names_no_folder_above_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can be handed on: paths are those from the folder that the command was given in."""
+    monkeypatch.chdir(tmp_path)
+    cells = [Cell("appearance", mode, 4, 2, 1) for mode in ("off", "both")]
+    study = tmp_path / "runs" / "studies" / "cube-appearance"
+    for cell in cells:
+        look = "embedding; held-out images take none" if cell.mode == "both" else "off"
+        run(study, cell, capture=str(tmp_path / "data" / "cube"), appearance=look)
+    report.write(book(study, "appearance", cells), SILENT)
+    text, stored = (study / name for name in ("report.md", "report.json"))
+    assert str(tmp_path) not in text.read_text() + stored.read_text()
+    assert "| capture | data/cube (made up) |" in text.read_text()
+    assert "| looks | embedding; held-out images take none |" in text.read_text()
+    assert json.loads(stored.read_text())["cells"][0]["run"].startswith("runs/studies/cube-")
 
 
 def test_a_report_of_nothing_yet(tmp_path: Path) -> None:
