@@ -1,4 +1,4 @@
-"""Scene files: the laws of reading, overriding and writing; every refusal's sentence; the five."""
+"""Scene files: the laws of reading, overriding and writing; every refusal's sentence; the scenes that ship."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nerfxl.spec import SceneSpec
 from nerfxl.yaml_tree import Fault, read_tree, written
 
 SCENES = Path(__file__).resolve().parent.parent / "scenes"
-NAMES = ["university4", "garden", "building", "mexico_beach", "matrixcity"]
+NAMES = ["university4", "garden", "building", "mexico_beach", "matrixcity", "ochota"]
 TRAIN_KEYS = (
     "mode, overlap, steps, rays, learning_rate, optimiser, eps, warmup_steps, schedule, losses, "
     "checkpoint_every, log_every, eval_every"
