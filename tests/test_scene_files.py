@@ -1,4 +1,4 @@
-"""Scene files: the laws of reading, overriding and writing; every refusal's sentence; the scenes that ship."""
+"""Scene files: the laws of reading, overriding and writing; every sentence of refusal; ours."""
 
 from __future__ import annotations
 

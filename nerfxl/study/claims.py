@@ -235,15 +235,17 @@ def _cameras(groups: Sequence[Group]) -> list[Finding]:
 def _one_correction(groups: Sequence[Group]) -> Finding:
     about = ("Joint tiles correct each camera once, and bring it nearer to the truth", "Fig. 4")
     joint = next((one for one in groups if one.mode == "joint" and one.refine), None)
-    before, after = (joint and joint[f"{when}_rotation_aligned"] for when in ("before", "after"))
-    if not (joint and before and after):
-        return Finding(*about, "not tested", "it takes a joint run with corrected cameras")
-    sign = order(before, after, SPEED * before.mean)
-    moved = [joint[f"{when}_translation_aligned"] for when in ("before", "after")]
-    said = f"{before.mean:.3f} degrees before, {after.mean:.3f} after"
-    if moved[0] and moved[1]:
-        said += f"; {100 * moved[0].mean:.3f} % of the box before, {100 * moved[1].mean:.3f} after"
-    return Finding(*about, _verdict(sign), said)
+    units = {"rotation": (1.0, "degrees"), "translation": (100.0, "% of the box")}
+    signs, said = set(), []
+    for what, (factor, unit) in units.items():
+        pair = [joint and joint[f"{when}_{what}_aligned"] for when in ("before", "after")]
+        before, after = pair
+        if not (before and after):
+            return Finding(*about, "not tested", "it takes a joint run with corrected cameras")
+        signs.add(order(before, after, SPEED * before.mean))
+        said.append(f"{factor * before.mean:.3f} {unit} before, {factor * after.mean:.3f} after")
+    sign = 0 if signs == {1, -1} else max(signs, key=abs)  # both, or one and the other as it was
+    return Finding(*about, _verdict(sign), "; ".join(said))
 
 
 def _disagree(one: Group) -> Finding:

@@ -8,6 +8,8 @@ from itertools import combinations
 from statistics import fmean
 
 import numpy as np
+import roma
+import torch
 from numpy.typing import NDArray
 
 from nerfxl.checkpoint import Origin, latest, read
@@ -127,14 +129,9 @@ def corrected(poses: Array, correction: Array) -> Array:
 
 
 def rotation(vectors: Array) -> Array:
-    """Rotation matrices [V, 3, 3] of rotation vectors [V, 3], by Rodrigues' formula."""
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
-    size = np.linalg.norm(vectors, axis=1)[:, None, None]
-    once = np.sinc(size / np.pi)  # sin(a) / a, also for 0
-    twice = np.sinc(size / (2 * np.pi)) ** 2 / 2  # (1 - cos(a)) / a^2
-    return np.asarray(np.eye(3) + once * cross + twice * (cross @ cross))
+    """Rotation matrices [V, 3, 3] of rotation vectors [V, 3]."""
+    turned: Array = roma.rotvec_to_rotmat(torch.from_numpy(vectors)).numpy()
+    return turned
 
 
 def angle(turns: Array) -> Array:

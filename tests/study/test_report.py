@@ -196,7 +196,9 @@ def test_whether_cameras_are_corrected_and_tiles_disagree() -> None:
         "holds",
         "0.200 degrees apart, where 0.500 were to be corrected",
     )
-    bad = row(cell("joint", True), after_rotation_aligned=0.6, **before)
+    mixed = row(cell("joint", True), **{**good.figures, "after_rotation_aligned": 0.6})
+    assert starting(verdicts("cameras", mixed), "Joint tiles").verdict == "undecided"
+    bad = row(cell("joint", True), **{**mixed.figures, "after_translation_aligned": 0.002})
     agree = row(cell("independent-3d", True), apart_rotation=0.01, **before)
     found = verdicts("cameras", bad, agree)
     assert [one.verdict for one in found.values()] == ["does not hold", "does not hold"]
