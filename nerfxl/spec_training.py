@@ -127,7 +127,7 @@ class CamerasSpec(Strict):
         "alone; one correction a camera for all tiles.",
     )
     learning_rate: float = Field(
-        default=0.001,
+        default=0.0005,
         gt=0,
         le=1,
         description="Of the corrections, in radians and scene units (the root box is 2 long); it "
