@@ -44,10 +44,11 @@ def draw(runs: Mapping[Cell, RunFolder], book: Book) -> list[str]:
     The pieces are those that hold most of the band, of the views that have most of it: not those
     that look worst. Of the first seed.
     """
-    joint = next((cell for cell in runs if cell.mode == "joint"), None)
+    cut = {cell: run for cell, run in runs.items() if not cell.uncut}
+    joint = next((cell for cell in cut if cell.mode == "joint"), None)
     if joint is None:
         return []
-    chosen = {cell.mode: run for cell, run in runs.items() if cell.seed == joint.seed}
+    chosen = {cell.mode: run for cell, run in cut.items() if cell.seed == joint.seed}
     best = [seen for seen in nlargest(ROWS, views(runs[joint]), key=_held) if _held(seen)]
     if not best:
         return []

@@ -55,6 +55,11 @@ class Cell:
     refine: bool | None = None
 
     @property
+    def uncut(self) -> bool:
+        """Whether it has no faces between tiles, though the study is about them."""
+        return self.kind == "overlap" and self.tiles == 1
+
+    @property
     def label(self) -> str:
         """Names the cell, and its folder.
 
@@ -131,7 +136,7 @@ def grid(
     of_seed = {
         "scaling": _scaling,
         "exchange": _exchange,
-        "overlap": _alike,
+        "overlap": _overlap,
         "ddp": _ddp,
         "cameras": _cameras,
         "appearance": _alike,
@@ -252,6 +257,13 @@ def _alike(
 ) -> Iterator[Cell]:
     (count,) = tiles
     return (Cell(kind, mode, count, min(most, count), seed) for mode in modes)
+
+
+def _overlap(
+    kind: Kind, modes: Sequence[str], tiles: Sequence[int], seed: int, most: int
+) -> Iterator[Cell]:
+    yield Cell(kind, "joint", 1, 1, seed)  # has no faces: what is hard to see is so without them
+    yield from _alike(kind, modes, tiles, seed, most)
 
 
 def _ddp(

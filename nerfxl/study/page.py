@@ -96,7 +96,8 @@ HOW = {
         "Near faces are the pixels whose surface lies within 2 % of the root box's longest edge of "
         "a face between two tiles; elsewhere are all other pixels that see a surface. Where "
         "surfaces are, the joint fit of the same seed says, so that the pixels are the same for "
-        "all. Both PSNRs are of the squared error over all held-out views together. "
+        "all; one tile has no faces, and tells how hard those pixels are to see. Both PSNRs are of "
+        "the squared error over all held-out views together. "
         "independent-2d has no such faces: it is there for comparison.",
     ),
     "ddp": ("Joint has a tile a process; ddp is one tile, held whole by every process.",),

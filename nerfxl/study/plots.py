@@ -115,7 +115,10 @@ def _ddp(groups: Sequence[Group]) -> Figure:
 
 def _overlap(groups: Sequence[Group]) -> Figure | None:
     marks = {"near faces": "band_psnr", "elsewhere": "rest_psnr"}
-    rows = {one.mode: {name: one[key] for name, key in marks.items()} for one in groups}
+    rows = {
+        "one tile" if one.tiles == 1 else one.mode: {name: one[key] for name, key in marks.items()}
+        for one in groups
+    }
     return _dotted({"PSNR, dB": rows}, width=1.6 * PANEL[0])
 
 

@@ -48,7 +48,7 @@ def measured(runs: Mapping[Cell, RunFolder]) -> dict[Cell, dict[str, float]]:
     """
     found: dict[Cell, dict[str, float]] = {}
     for joint, reference in runs.items():
-        if joint.mode != "joint":
+        if joint.mode != "joint" or joint.uncut:
             continue
         alike = {cell: run for cell, run in runs.items() if cell.seed == joint.seed}
         sums = {cell: np.zeros(2) for cell in alike}  # squared error of band and rest

@@ -120,7 +120,7 @@ def test_a_study_that_is_stopped_goes_on_and_what_is_complete_stays(
 def test_surfaces_and_corrections_are_read_from_a_run_as_it_is_stored(
     scene_file: WriteScene, tmp_path: Path, here: Here
 ) -> None:
-    """Of an overlap study, with the joint fit alone; its cameras are disturbed afterwards."""
+    """Of an overlap study, with the joint fits alone; their cameras are disturbed afterwards."""
     scene = scene_file(train={"steps": 12})
     words = ("study", "overlap", scene, "--modes", "joint", "--nproc", 1)
     said = here(*words, "--output-dir", tmp_path, "--tiles", 2, "--json")
@@ -130,7 +130,9 @@ def test_surfaces_and_corrections_are_read_from_a_run_as_it_is_stored(
     study = tmp_path / "studies" / "cube-overlap"
     with Image.open(study / "faces.jpg") as picture:
         picture.load()
-    (cell,) = found["cells"]
+    uncut, cell = found["cells"]
+    assert (uncut["cell"]["tiles"], cell["cell"]["tiles"]) == (1, 2)
+    assert uncut["figures"]["band_share"] == cell["figures"]["band_share"]
     figures = cell["figures"]
     assert 0 < figures["band_share"] < 1
     assert {"band_psnr", "rest_psnr"} <= set(figures)

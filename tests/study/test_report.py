@@ -170,11 +170,23 @@ def test_whether_blending_shows(band: float, verdict: str, extra: str) -> None:
         row(Cell("overlap", "joint", 4, 2, 1), band_psnr=24.0, rest_psnr=25.0),
         row(Cell("overlap", "independent-3d:0", 4, 2, 1), band_psnr=band, rest_psnr=23.0),
     ]
-    (found,) = findings("overlap", groups(*rows))
+    found = starting(verdicts("overlap", *rows), "Blending")
     assert found.verdict == verdict
     assert f"{extra} dB more lost near faces" in found.found
     (missing,) = findings("overlap", groups(rows[1]))
     assert missing.verdict == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("band", "verdict"), [(24.0, "holds"), (23.8, "holds"), (23.0, "does not hold")]
+)
+def test_whether_joint_tiles_have_seams(band: float, verdict: str) -> None:
+    """What is as hard to see without faces is no seam."""
+    whole = row(Cell("overlap", "joint", 1, 1, 1), band_psnr=22.0, rest_psnr=23.0)
+    joint = row(Cell("overlap", "joint", 4, 2, 1), band_psnr=band, rest_psnr=25.0)
+    found = starting(verdicts("overlap", whole, joint), "Joint tiles leave no error")
+    assert found.verdict == verdict
+    assert starting(verdicts("overlap", joint), "Joint").verdict == "not tested"
 
 
 def test_whether_cameras_are_corrected_and_tiles_disagree() -> None:

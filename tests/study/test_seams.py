@@ -85,11 +85,14 @@ def test_error_is_counted_apart_and_surfaces_are_those_of_joint(
     band = np.array([[True, True], [False, False]])
     rest = np.array([[False, False], [True, False]])
     truth = np.zeros((2, 2, 3), np.uint8)
-    joint, other, lonely = (
-        Cell("overlap", mode, 4, 1, seed)
-        for mode, seed in (("joint", 1), ("independent-3d:0", 1), ("independent-3d:0", 2))
+    joint, other, lonely, uncut = (
+        Cell("overlap", mode, tiles, 1, seed)
+        for mode, tiles, seed in (
+            *(("joint", 4, 1), ("independent-3d:0", 4, 1)),
+            *(("independent-3d:0", 4, 2), ("joint", 1, 1)),
+        )
     )
-    runs = {cell: RunFolder(tmp_path / cell.label) for cell in (joint, other, lonely)}
+    runs = {cell: RunFolder(tmp_path / cell.label) for cell in (uncut, joint, other, lonely)}
     asked = []
 
     def views(reference: RunFolder) -> list[Seen]:
@@ -104,7 +107,7 @@ def test_error_is_counted_apart_and_surfaces_are_those_of_joint(
     monkeypatch.setattr(seams, "rendered", rendered)
     found = seams.measured(runs)
     assert asked == [runs[joint]]
-    assert set(found) == {joint, other}  # no joint fit of seed 2 says where surfaces are
+    assert set(found) == {joint, other, uncut}  # no joint fit of seed 2 says where surfaces are
     # Mean squared error of the band: (0.01 + 0) / 2; of the rest: 0.0001; the sky does not count.
     assert found[joint]["band_psnr"] == pytest.approx(-10 * math.log10(0.005))
     assert found[joint]["rest_psnr"] == pytest.approx(40)
