@@ -15,7 +15,7 @@ from nerfxl.randomness import generator
 from nerfxl.rays import Batch, Rays, Truth
 from nerfxl.spec import SceneSpec
 
-STEPS, RAYS, RATE = 64, 512, 0.03
+STEPS, RAYS, RATE = 64, 512, 0.05
 LOOKS = ("views.appearance", "views.gain", "views.offset")
 _STREAM = 2**34  # of random numbers; no tile has this index
 
@@ -56,7 +56,7 @@ def fit_look(member: Member, spec: SceneSpec, row: int, rays: Rays, truth: Tenso
             for name, parameter in model.shared.named_parameters():
                 if name not in parameters:
                     parameter.grad = None
-            optimiser.step(step, RATE)
+            optimiser.step(step, RATE * (1 - (step - 1) / STEPS))
 
 
 @contextmanager

@@ -29,6 +29,8 @@ from nerfxl.tally import Seen
 from nerfxl.views import penalise
 
 POSE = "views.pose"  # name of the corrections among what tiles share
+EXPOSURE = ("views.gain", "views.offset")
+EXPOSURE_PACE = 0.1  # of the learning rate: few rays of a step are of one image
 RAYS = "rays"  # name of the tensor that keeps how many rays an independent NeRF takes
 
 
@@ -54,7 +56,9 @@ class Learner:
         self.tiles = [Optimiser(dict(t.named_parameters()), eps) for t in self.model.tiles]
         shared = dict(self.model.shared.named_parameters())
         self.poses = Optimiser({n: p for n, p in shared.items() if n == POSE}, eps)
-        self.shared = Optimiser({n: p for n, p in shared.items() if n != POSE}, eps)
+        self.exposures = Optimiser({n: p for n, p in shared.items() if n in EXPOSURE}, eps)
+        rest = {n: p for n, p in shared.items() if n != POSE and n not in EXPOSURE}
+        self.shared = Optimiser(rest, eps)
         self.trained = [index for index, shot in enumerate(scene.shots) if not shot.test]
         self.pool = _pool(member, scene, capture, where)
         self.count = first_rays(self.spec)
@@ -103,6 +107,7 @@ class Learner:
         rate = learning_rate(step, train)
         for optimiser in (*self.tiles, self.shared):
             optimiser.step(step, rate)
+        self.exposures.step(step, EXPOSURE_PACE * rate)
         if model.shared.views.pose is not None:
             penalise(model.shared.views.pose, cameras.weight, len(self.trained))
             begun = step - cameras.warmup_steps
@@ -124,7 +129,9 @@ class Learner:
     def stored(self) -> tuple[dict[int, dict[str, Tensor]], dict[str, Tensor]]:
         """Tensors of the tiles that this rank writes, by their numbers, and of what they share."""
         model = self.model
-        shared = {**model.shared.state_dict(), **self.shared.state(), **self.poses.state()}
+        shared = dict(model.shared.state_dict())
+        for optimiser in (self.shared, self.exposures, self.poses):
+            shared |= optimiser.state()
         tiles = {
             number: {**tile.state_dict(), **optimiser.state()}
             for number, tile, optimiser in zip(
@@ -150,8 +157,8 @@ class Learner:
             shared, self.count = unprefixed(tensors), int(tensors[RAYS])
         else:
             self.count = int(checkpoint.meta["rays"])
-        self.shared.load(shared)
-        self.poses.load(shared)
+        for optimiser in (self.shared, self.exposures, self.poses):
+            optimiser.load(shared)
 
     def outside(self, step: int, cast: Cast) -> tuple[int, int] | None:
         """Of the samples of a step's rays: how many lie outside the own tile, of how many."""
