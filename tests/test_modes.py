@@ -27,10 +27,11 @@ from nerfxl.ensemble import Ensemble, assemble, regions
 from nerfxl.errors import UserError
 from nerfxl.evaluate import render
 from nerfxl.exchange import Exchange, Gather, Replicated
-from nerfxl.learner import Learner, padding
+from nerfxl.learner import EXPOSURE_PACE, Learner, padding
 from nerfxl.losses import loss
 from nerfxl.model import Model
 from nerfxl.nodes import Node, shared_out
+from nerfxl.optimiser import learning_rate
 from nerfxl.partition import Node as Cut
 from nerfxl.partition import Plan, plan
 from nerfxl.planning import BYTES_A_SAMPLE, costs
@@ -688,3 +689,17 @@ def test_a_plan_says_what_its_mode_costs(
 
 if __name__ == "__main__":
     be_one_of_two(Path(sys.argv[1]))
+
+
+def test_exposures_move_at_a_pace_of_their_own(tmp_path: Path, capture: Path) -> None:
+    """Adam's first step is as long as its rate."""
+    run = begun(tmp_path / "run", capture, appearance={"exposure": "on"})
+    (learner,) = learners(run, Ranks())
+    learner.begin(1)
+    seen, _ = learner.see(1)
+    learner.back(1, seen, last=True)
+    learner.update(1, last=True)
+    gain, train = learner.model.shared.views.gain, learner.spec.train
+    assert gain is not None
+    rate = EXPOSURE_PACE * learning_rate(1, train)
+    assert float(gain.detach().abs().max()) == pytest.approx(rate, rel=1e-3)
