@@ -687,10 +687,6 @@ def test_a_plan_says_what_its_mode_costs(
     assert (found.mode, found.ranks) == (mode, 2)
 
 
-if __name__ == "__main__":
-    be_one_of_two(Path(sys.argv[1]))
-
-
 def test_exposures_move_at_a_pace_of_their_own(tmp_path: Path, capture: Path) -> None:
     """Adam's first step is as long as its rate."""
     run = begun(tmp_path / "run", capture, appearance={"exposure": "on"})
@@ -703,3 +699,7 @@ def test_exposures_move_at_a_pace_of_their_own(tmp_path: Path, capture: Path) ->
     assert gain is not None
     rate = EXPOSURE_PACE * learning_rate(1, train)
     assert float(gain.detach().abs().max()) == pytest.approx(rate, rel=1e-3)
+
+
+if __name__ == "__main__":
+    be_one_of_two(Path(sys.argv[1]))
