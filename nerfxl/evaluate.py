@@ -219,16 +219,17 @@ def render(
     settle(ensemble, scene)
     taken = {shot.name: row for row, shot in enumerate(scene.shots) if not shot.test}
     for turn in turns(len(shots), ranks):
+        mine: dict[str, Picture] = {}
         for index in turn:
-            shot = shots[index]
-            row = taken.get(shot.name)  # a training image as it was taken, others as by nobody
-            rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
+            name = shots[index].name
+            row = taken.get(name)  # a training image as it was taken, others as by nobody
+            rendered = picture(ensemble.painter, shots[index], scene, ranks.device, row)
             if index % ranks.size == ranks.rank:
-                mine = rendered
-        if turn.start + ranks.rank in turn:
-            target = folder / file_name(shots[turn.start + ranks.rank].name)
-            save_image(mine.colour.numpy(), target)
-            depth = mine.depth.numpy()
+                mine[name] = rendered
+        for name, rendered in mine.items():
+            target = folder / file_name(name)
+            save_image(rendered.colour.numpy(), target)
+            depth = rendered.depth.numpy()
             low, high = depth_range(depth)
             save_image(colourise(depth, low, high), target.with_suffix(".depth.png"))
 
