@@ -17,7 +17,7 @@ from nerfxl.posing.journal import Found, Journal
 from nerfxl.posing.mapping import Attempt
 from nerfxl.posing.matching import Lens
 from nerfxl.posing.photographs import Photograph
-from nerfxl.posing.report import reasons, warnings
+from nerfxl.posing.report import STRAY, reasons, warnings
 from nerfxl.runs import write_atomic
 
 
@@ -38,7 +38,13 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
 
     best, out = posed.attempts[0], ask.out
     model = pycolmap.Reconstruction(journal.folder / "mapping" / best.settings)
-    focal, doubt = _settled_focal(model, ask.focal is not None, posed.lenses)
+    deviation = mapping.focal_deviation(model) if ask.focal is None else None
+    names, poses = outcome.poses_of(model)
+    walk = posed.matches["kind"] == "sequential"
+    lost = [names[row] for row in mapping.strays(poses[:, :, 3])] if walk else []
+    if lost:
+        mapping.without(model, lost)
+    focal, doubt = _settled_focal(model, ask.focal is not None, deviation, posed.lenses)
     names, poses = outcome.poses_of(model)
     at = {one.name: place for one, place in zip(posed.photographs, posed.places, strict=True)}
     places = [at[name] for name in names]
@@ -49,7 +55,7 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
     write_atomic(out / "georeference.json", json.dumps(found.told, indent=1) + "\n")
     main = posed.lenses[0]
     scene = outcome.write_scene(out, main.width, main.height)
-    report = _report(ask, journal, posed, model, names)
+    report = _report(ask, journal, posed, model, lost)
     report |= {
         "cameras": _cameras(model, posed.lenses, focal),
         "frame": found.told,
@@ -62,12 +68,13 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
     return {"said": f"{out}: images, sparse/0, transforms.json, georeference.json, scene.yaml"}
 
 
-def _settled_focal(model: Any, given: bool, lenses: Sequence[Lens]) -> tuple[str, str]:
+def _settled_focal(
+    model: Any, given: bool, deviation: float | None, lenses: Sequence[Lens]
+) -> tuple[str, str]:
     """Hold focal lengths to what is known where motion leaves them open; words, and a warning."""
     if given:
         mapping.adjusted_to(model, lenses)
         return "held, by --focal", ""
-    deviation = mapping.focal_deviation(model)
     if deviation is None:
         return "refined", ""
     if deviation <= mapping.UNSURE:
@@ -85,16 +92,18 @@ def _settled_focal(model: Any, given: bool, lenses: Sequence[Lens]) -> tuple[str
 
 
 def _report(
-    ask: Ask, journal: Journal, posed: Posed, model: Any, names: Sequence[str]
+    ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Sequence[str]
 ) -> dict[str, Any]:
     import pycolmap
 
     best = posed.attempts[0]
     database = journal.folder / "database.db"
+    names = outcome.poses_of(model)[0]
     missing = sorted({one.name for one in posed.photographs} - set(names))
     why = reasons(
         missing, names, best.others, matching.keypoints(database), matching.inliers(database)
     )
+    why |= dict.fromkeys(lost, STRAY)
     total = len(posed.photographs)
     workers = mapping.threads(total, ask.cores)
     return {

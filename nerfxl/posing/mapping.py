@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nerfxl.posing.journal import fresh, moved
 from nerfxl.posing.matching import Lens
@@ -24,6 +25,7 @@ WORDS = {
     "held": "the same, with the focal length held",
 }
 _LOOKED_AT = 200  # photographs at most from which a focal length's deviation is computed
+_JUMP = 5.0  # of the way between its neighbours, or of the usual step: a frame that is farther
 _WORST, _ANGLE = 4.0, 0.7  # of points that are kept: pixels, degrees between their rays
 
 
@@ -172,22 +174,54 @@ def _main_camera(model: Any) -> int:
     return max(sorted(set(used)), key=used.count)
 
 
+def strays(places: NDArray[np.float64]) -> list[int]:
+    """Rows of places [N, 3] in the order of a walk that lie far from both of their neighbours.
+
+    Things that look alike at the two ends of a walk can carry a single frame from one to the other.
+
+    >>> strays(np.array([[0, 0, 0], [1, 0, 0], [20, 0, 0], [3, 0, 0], [4, 1, 0], [5, 1, 0.0]]))
+    [2]
+    """
+    if len(places) < 5:
+        return []
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    before, after = steps[:-1], steps[1:]
+    across = np.linalg.norm(places[2:] - places[:-2], axis=1)
+    far = np.minimum(before, after) > _JUMP * np.maximum(across, np.median(steps))
+    return [int(row) + 1 for row in np.flatnonzero(far)]
+
+
+def without(model: Any, names: Sequence[str]) -> None:
+    """Take photographs out of a model, and adjust the rest, in place."""
+    for number in list(model.reg_image_ids()):
+        image = model.image(number)
+        if image.name in names:
+            model.deregister_frame(image.frame_id)
+    _adjust(model, held=False)
+
+
 def adjusted_to(model: Any, lenses: Sequence[Lens]) -> None:
     """Give cameras the focal lengths that are known, and adjust all else to them, in place."""
-    import pycolmap
-
     known = {name: lens.focal for lens in lenses for name in lens.members if lens.focal}
-    config = pycolmap.BundleAdjustmentConfig()
     for number in model.reg_image_ids():
-        config.add_image(number)
         image = model.image(number)
         if image.name in known:
             camera = model.cameras[image.camera_id]
             params = camera.params
             params[list(camera.focal_length_idxs())] = known[image.name]
             camera.params = params
+    _adjust(model, held=True)
+
+
+def _adjust(model: Any, held: bool) -> None:
+    """Adjust poses, points and distortion, and focal lengths unless they are held, in place."""
+    import pycolmap
+
+    config = pycolmap.BundleAdjustmentConfig()
+    for number in model.reg_image_ids():
+        config.add_image(number)
     config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    pycolmap.create_default_ceres_bundle_adjuster(_adjustment(held=True), config, model).solve()
+    pycolmap.create_default_ceres_bundle_adjuster(_adjustment(held), config, model).solve()
     pycolmap.ObservationManager(model).filter_all_points3D(_WORST, _ANGLE)
     model.update_point_3d_errors()
 

@@ -11,6 +11,7 @@ from nerfxl.posing.mapping import ENOUGH, Attempt
 from nerfxl.progress import Speaker
 
 LEAST_INLIERS = 15  # matches that agree with one geometry: pycolmap counts no pair with fewer
+STRAY = "its pose jumps away from those of the frames before and after: mistaken for another place"
 _FEW_FEATURES = 100
 _SHOWN = 8  # photographs that are named in print; report.json names all
 _LARGE_ERROR = 1.5  # pixels
