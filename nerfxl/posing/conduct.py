@@ -46,8 +46,11 @@ def pose(ask: Ask, say: Speaker) -> dict[str, Any]:
     _be_quiet()
     source = _source(ask)
     with opened(ask.out, ask.settings, source.digest) as journal:
-        run = Posing(ask, source, journal, say)
-        report = run.all_stages()
+        try:
+            report = Posing(ask, source, journal, say).all_stages()
+        except KeyboardInterrupt:
+            say("stopped    the same command goes on")
+            raise
     told(report, say)
     return report
 
@@ -72,13 +75,12 @@ class Posing:
         collect = stage("images", out / "images", self.collect, self.say)
         photographs = [Photograph.from_json(one) for one in collect["photographs"]]
         lenses = matching.lenses(photographs, self.ask.focal)
-        extract = partial(self.extract, photographs, lenses)
-        stage("features", self.database, extract, self.say)
         places = self.places(photographs)
         choice = self.choice(photographs, places)
-        matches = stage(
-            "matches", self.database, partial(self.match, photographs, choice), self.say
-        )
+        extract = partial(self.extract, photographs, lenses)
+        stage("features", self.database, extract, self.say)
+        match = partial(self.match, photographs, choice)
+        matches = stage("matches", self.database, match, self.say)
         attempts = self.attempts(lenses, len(photographs))
         if not attempts[0].names:
             counts = matching.keypoints(self.database)

@@ -83,7 +83,9 @@ def listed(root: Path, out: Path) -> Files:
         )
     files = _files(root.iterdir())
     if not any(file.suffix.lower() in KINDS for file in files):
-        files = _files(file for file in root.rglob("*") if not file.is_relative_to(out))
+        ours = out.resolve()
+        below = (file for file in root.rglob("*") if not file.resolve().is_relative_to(ours))
+        files = _files(below)
     photographs = [file for file in files if file.suffix.lower() in KINDS]
     others = [file for file in files if file.suffix.lower() not in (*KINDS, ".csv")]
     if len(photographs) < 2:
