@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LOOK = 480  # pixels of the longer edge at which frames are judged: noise and grain are gone there
 _QUALITY = 95
+_WHOLE = 0.9  # of the time that a video says it lasts: sound may last a little longer than pictures
 _TURNS = {  # by degrees counter-clockwise
     90: Image.Transpose.ROTATE_90,
     180: Image.Transpose.ROTATE_180,
@@ -72,7 +73,7 @@ def selected(video: Path, count: int, folder: Path, tick: Tick) -> Selection:
             raise UserError(f"{video}: the video has {len(times)} frames; at least 2 are needed.")
         edges = np.linspace(times[0], times[-1], count + 1)[1:-1]
         found: list[Photograph] = []
-        damage = ""
+        damage = _cut_short(container, times, video)
         best: Judged | None = None
         current = 0
         try:
@@ -142,6 +143,20 @@ def _times(container: InputContainer) -> list[int]:
     times = sorted(packet.pts for packet in packets if packet.pts is not None)
     container.seek(0)
     return times
+
+
+def _cut_short(container: InputContainer, times: list[int], video: Path) -> str:
+    """Words for a video that ends long before the time it says it lasts; "" for a whole one."""
+    import av
+
+    unit = container.streams.video[0].time_base
+    if container.duration is None or unit is None:
+        return ""
+    stated, there = container.duration / av.time_base, float((times[-1] - times[0]) * unit)
+    usual = there / (len(times) - 1)
+    if there + 2 * usual >= _WHOLE * stated:
+        return ""
+    return f"{video.name} says that it lasts {stated:.1f} s and ends after {there:.1f} s: cut short"
 
 
 def _grey(frame: av.VideoFrame) -> NDArray[np.float32]:

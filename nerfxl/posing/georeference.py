@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 _LEAST = 3  # photographs with GPS
 _LOOSE = 0.25  # of the cameras' extent; a fit that is worse says nothing
-_TRIED = 4000  # pairs of photographs from which the first guess is the best
+_TRIED = 500  # pairs of photographs from which the first guess is the best
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,16 @@ def fit_horizontal(model: Array, measured: Array, seed: int) -> Fit:
     first, second = first[far], second[far]
     factors = (there[second] - there[first]) / (here[second] - here[first])
     shifts = there[first] - factors * here[first]
-    best = min(
-        zip(factors, shifts, strict=True),
-        key=lambda one: float(np.median(np.abs(one[0] * here + one[1] - there))),
-    )
-    factor, shift = best
+    away = np.abs(factors[:, None] * here + shifts[:, None] - there)  # [tried, N]
+    best = int(np.median(away, axis=1).argmin())
+    factor, shift = factors[best], shifts[best]
     for _ in range(50):
         residuals = np.abs(factor * here + shift - there)
         weights = 1 / (1 + (residuals / max(2 * np.median(residuals), 1e-9)) ** 2)
         weights /= weights.sum()
         middle, target = weights @ here, weights @ there
-        away = here - middle
-        factor = (weights * away.conj()) @ (there - target) / ((weights * away.conj()) @ away)
+        lever = weights * (here - middle).conj()
+        factor = (lever @ (there - target)) / (lever @ (here - middle))
         shift = target - factor * middle
     return Fit(complex(factor), complex(shift), np.abs(factor * here + shift - there))
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nerfxl.captures import load_image, read_capture
 from nerfxl.posing import conduct
+from nerfxl.posing.ask import Ask
 from nerfxl.posing.stages import Tick
 from nerfxl.progress import Speaker
 from tests.conftest import Here
@@ -62,9 +63,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def posed(photos: Path) -> Posed:
     """Posed once, for all tests that look at it."""
     out = photos.parent / "capture"
-    asked = conduct.Ask(
-        photos, out, 200, "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2
-    )
+    asked = Ask(photos, out, 200, "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2)
     report = conduct.pose(asked, Speaker(quiet=True))
     return Posed(photos, out, report)
 
