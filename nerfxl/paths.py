@@ -63,7 +63,7 @@ class CameraPath:
         ends = np.linspace(times[0], times[0] + self.seconds, count, endpoint=not self.loop)
         poses = np.stack([frame.pose for frame in self.keyframes])
         fovs = np.array([frame.fov for frame in self.keyframes])
-        if self.loop:
+        if self.loop and len(times) > 1:
             times = np.append(times, times[0] + self.seconds)
             poses, fovs = np.concatenate([poses, poses[:1]]), np.append(fovs, fovs[0])
         flat = np.concatenate([poses.reshape(-1, 12), fovs[:, None]], axis=1)
