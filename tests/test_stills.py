@@ -31,7 +31,7 @@ def scene(tiles: int = 1) -> RunScene:
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
     cut: Plan = plan(points, Box((-1, -1, -1), (1, 1, 1)), tiles, open=True)
     world = WorldTransform(0.5, np.eye(3), np.zeros(3))
-    return RunScene(SceneSpec(capture={"path": "x"}), cut, world, ())
+    return RunScene(SceneSpec.model_validate({"capture": {"path": "x"}}), cut, world, ())
 
 
 def of_plane(normal: Array, offset: float, opacity: float = 1.0) -> Picture:
