@@ -20,10 +20,11 @@ from nerfxl.launch import RankFailedError
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
 from nerfxl.progress import Speaker, following
+from nerfxl.provenance import note_session
 from nerfxl.runs import RunFolder, recording
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.tally import exchanged
-from nerfxl.worker import Job
+from nerfxl.worker import Job, saved_step
 
 FREE = (  # what may change while a run goes on
     "train.steps",
@@ -64,7 +65,7 @@ def fit(
             if earlier is None:
                 write(prepared, run)
             say(f"run        {run.path}")
-            _train(crew, run, spec.train.steps, kind, say)
+            _train(crew, run, spec.train.steps, kind, count, say)
     return _summary(run, say)
 
 
@@ -102,7 +103,7 @@ def resume(
             save_scene(scene, run.scene)
             say(f"going on   from step {done:,} to {steps:,}")
             say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
-            _train(crew, run, steps, kind, say, resume=True)
+            _train(crew, run, steps, kind, count, say, done)
     return _summary(run, say)
 
 
@@ -171,14 +172,25 @@ def _beginning(output_dir: Path, name: str) -> Iterator[RunFolder]:
 
 
 def _train(
-    crew: Crew, run: RunFolder, steps: int, kind: str, say: Speaker, resume: bool = False
+    crew: Crew,
+    run: RunFolder,
+    steps: int,
+    kind: str,
+    count: int,
+    say: Speaker,
+    done: int | None = None,
 ) -> None:
-    """Train with a crew, show how it goes, and record how it ends."""
+    """Train with a crew, show how it goes, and record how it ends.
+
+    count: processes. done: the step of the checkpoint to go on from; None: from the start.
+    """
     run.update(steps=steps)
+    begun = done if done is not None else saved_step(run) or 0  # torchrun may start it anew
+    note_session(run, begun, count, kind)
     if kind == "cpu":
         say("starting   the first run compiles the kernels, about half a minute")
     where = str(run.path.absolute())
-    job = Job("fit", where, kind, resume=resume, timeout=crew.launching.timeout)
+    job = Job("fit", where, kind, resume=done is not None, timeout=crew.launching.timeout)
     with following(run.metrics, steps, say.console, say.quiet), recording(run):
         crew.work(crew.announce(job, run), run, say)
 
@@ -201,8 +213,7 @@ def _check_free(run: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
-    # The newest, which is not the highest step if a damaged checkpoint was stepped over.
-    file = max(run.eval.glob("step-*/metrics.json"), key=lambda file: file.stat().st_mtime_ns)
+    file = run.scored()[0]
     summary: dict[str, Any] = json.loads(file.read_text())
     if summary["psnr"] is None:
         say("scores     none: no view is held out")
