@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ def sessions(run: RunFolder) -> list[dict[str, Any]]:
     """What `note_session` has noted, the first first; a line that a crash has cut is left out."""
     text = run.sessions.read_bytes() if run.sessions.exists() else b""
     return [line for raw in text.splitlines() if (line := history.parsed(raw)) is not None]
+
+
+def busy(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the sessions of a run, a warning for each on a machine that was not quiet."""
+    names = [one.name for one in fields(Session)]
+    whole = ({name: one[name] for name in names} for one in told if {*names} <= {*one})
+    return [warning for one in whole if (warning := Session(**one).busy)]
 
 
 def now() -> str:
