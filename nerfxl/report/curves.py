@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from nerfxl.history import Line
-from nerfxl.report.charts import Chart, Floats, Series
+from nerfxl.report.axes import Floats
+from nerfxl.report.charts import Chart, Series
 from nerfxl.report.facts import Facts
 
 
 class Panel(NamedTuple):
-    """A figure of metrics.jsonl as it is shown. factor: from the unit in which it is kept."""
+    """A figure of metrics.jsonl as it is shown.
+
+    factor: from the unit in which it is kept. The others: see `Chart` and `Series`.
+    """
 
     figure: str
     title: str
@@ -22,20 +26,23 @@ class Panel(NamedTuple):
     digits: int = 2
     log: bool = False
     zero: bool = False
+    exact: bool = False
 
 
 PANELS = (
     Panel("psnr", "PSNR", "dB"),
     Panel("loss", "Mean squared error of colours", digits=6, log=True),
     Panel("rays_per_second", "Speed", "1,000 rays a second", 1e-3, zero=True),
-    Panel("peak_memory", "Memory of the process that has most", "GiB", 2.0**-30, zero=True),
+    Panel(
+        "peak_memory", "Memory of the process that has most", "GiB", 2.0**-30, zero=True, exact=True
+    ),
     Panel("samples_per_ray", "Samples a ray", zero=True),
     Panel("waiting", "Processes wait for each other", "% of the time", 100, digits=1, zero=True),
     Panel("imbalance", "Samples of the busiest process, over the mean", digits=3),
     Panel("bytes_per_ray", "Received by all processes", "bytes a ray", digits=1, zero=True),
     Panel("outside", "Samples outside their own tile", "%", 100, digits=1, zero=True),
     Panel("proposal_loss", "Loss of the proposals", digits=6, log=True),
-    Panel("learning_rate", "Learning rate", digits=6, log=True),
+    Panel("learning_rate", "Learning rate", digits=6, log=True, exact=True),
 )
 NOT_DRAWN = {"step", "steps_per_second"}  # the second is the speed again
 MOST_KINDS = 6  # of messages, each its own curve
@@ -72,13 +79,14 @@ def _series(name: str, lines: Sequence[Line], panel: Panel) -> Series:
     values = np.array([_number(line.get(panel.figure)) for line in lines]) * panel.factor
     # Proposals that were not asked in a step have a loss of 0, which no logarithm shows.
     shown = values > 0 if panel.log else np.full(len(values), True)
-    return Series(name, _steps(lines)[shown], values[shown])
+    style: Literal["curve", "exact"] = "exact" if panel.exact else "curve"
+    return Series(name, _steps(lines)[shown], values[shown], style)
 
 
 def _held_out(facts: Facts) -> Series:
     scored = {one.step: _number(one.told.get("psnr")) for one in reversed(facts.scores)}
     steps = np.array(sorted(scored), float)
-    return Series("held out", steps, np.array([scored[int(step)] for step in steps]), dots=True)
+    return Series("held out", steps, np.array([scored[int(step)] for step in steps]), "dots")
 
 
 def _messages(lines: Sequence[Line]) -> tuple[Series, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-VOID = ("br", "circle", "img", "input", "line", "meta", "path", "rect", "wbr")  # without an end tag
+VOID = ("br", "img", "input", "meta", "wbr")  # without an end tag
 
 
 class Html(str):

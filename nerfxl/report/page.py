@@ -56,6 +56,7 @@ def page(facts: Facts) -> str:
     body = tag(
         "body",
         _header(facts, name, stamp),
+        _navigation(facts),
         tag("main", *parts),
         views.viewer(),
         tag("script", _own("report.js")),
@@ -64,21 +65,20 @@ def page(facts: Facts) -> str:
 
 
 def _sections(facts: Facts) -> Iterator[Html | None]:
-    written = f"{provenance.now()}, nerfxl {nerfxl.__version__}"
+    written = f"{tables.moment(provenance.now())}, by nerfxl {nerfxl.__version__}"
     yield _notes(facts)
     yield views.section(facts)
     yield _training(facts)
     yield _scene(facts)
     yield tables.asked(facts)
     yield tables.spent(facts)
-    yield tables.whence(facts, tables.moment(written))
+    yield tables.whence(facts, written)
 
 
 def _header(facts: Facts, name: str, stamp: str) -> Html:
     status = facts.status
     state = tag("span", status.state, class_=f"state {status.state}")
     step = f"step {status.step:,} of {status.steps:,}"
-    links = (tag("a", text, href=f"#{at}") for at, text in SECTIONS.items() if _has(facts, at))
     return tag(
         "header",
         tag("p", tag("b", "nerfxl"), " report", class_="brand"),
@@ -87,8 +87,12 @@ def _header(facts: Facts, name: str, stamp: str) -> Html:
         tag("p", status.reason, class_="reason") if status.reason else None,
         _go_on(facts),
         tag("dl", *_key_figures(facts), class_="key-figures"),
-        tag("nav", *links, aria_label="Sections"),
     )
+
+
+def _navigation(facts: Facts) -> Html:
+    links = (tag("a", text, href=f"#{at}") for at, text in SECTIONS.items() if _has(facts, at))
+    return tag("nav", tag("div", *links), aria_label="Sections")
 
 
 def _has(facts: Facts, section: str) -> bool:
@@ -174,7 +178,7 @@ def _scene(facts: Facts) -> Html | None:
     picture = thumbnails.plan(facts)
     if picture is None or facts.scene is None:
         return None
-    points = "" if facts.capture else "; the capture's points are not shown, it is not there"
+    points = "" if facts.capture else "; the capture is not there, and its points are not shown"
     image = tag(
         "img",
         src=picture.uri,
@@ -186,7 +190,7 @@ def _scene(facts: Facts) -> Html | None:
         "section",
         tag("h2", "The scene, and how it is cut"),
         tag("p", f"Tiles are numbered, the root box is grey{points}.", class_="lead"),
-        tag("figure", image, class_="plan"),
+        tag("div", tag("figure", image, class_="plan"), tables.about_scene(facts), class_="beside"),
         id="scene",
     )
 

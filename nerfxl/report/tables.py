@@ -35,6 +35,7 @@ def asked(facts: Facts) -> Html | None:
     own = [one for one in every if one.value != one.default]
     rest = [one for one in every if one.value == one.default]
     heads = ("key", "this run", "default", "what it says")
+    usual = ("key", "default", "", "what it says")
     return tag(
         "section",
         tag("h2", "Settings"),
@@ -43,12 +44,35 @@ def asked(facts: Facts) -> Html | None:
         tag(
             "details",
             tag("summary", f"The other {len(rest)} keys"),
-            table(
-                (heads[0], heads[1], "", heads[3]), [_setting(one, "") for one in rest], "settings"
-            ),
+            table(usual, [_setting(one, "") for one in rest], "settings"),
         ),
         id="settings",
     )
+
+
+def about_scene(facts: Facts) -> Html:
+    """The capture and its cut."""
+    rows: list[tuple[str, str | Html | None]] = []
+    told = facts.scores[0].told if facts.scores else {}
+    if where := _capture(facts, told):
+        rows.append(("capture", breakable(where)))
+    if facts.scene is not None and facts.scene.shots:
+        shots, plan = facts.scene.shots, facts.scene.plan
+        sizes = sorted({(shot.camera.width, shot.camera.height) for shot in shots})
+        held = sum(shot.test for shot in shots)
+        edges = (edge / facts.scene.world.scale for edge in plan.root.size)
+        rows += [
+            ("photographs", f"{len(shots):,}, {held:,} of them held out"),
+            ("of", " and ".join(f"{w} x {h}" for w, h in sizes[:3]) + " pixels"),
+            ("root box", f"{' x '.join(f'{edge:,.3g}' for edge in edges)} source units"),
+            ("tiles", f"{len(plan)}, {'open to infinity' if plan.open else 'closed'}"),
+        ]
+    if facts.capture is not None:
+        rows.append(("points", f"{len(facts.capture.points):,}"))
+        rows.append(("format", facts.capture.format))
+    if told.get("appearance", "off") != "off":
+        rows.append(("looks", told["appearance"]))
+    return _facts(rows)
 
 
 def spent(facts: Facts) -> Html:
@@ -95,9 +119,6 @@ def whence(facts: Facts, written: str) -> Html:
         ("started", moment(status.started)),
         ("last word", moment(status.updated)),
         ("host", status.host),
-        ("capture", breakable(_capture(facts, told)) if _capture(facts, told) else None),
-        ("of it", _views(facts)),
-        ("looks", told.get("appearance") if told.get("appearance") != "off" else None),
         ("LPIPS", told.get("lpips_reason") if told and told.get("lpips") is None else None),
         ("this page", written),
     ]
@@ -156,7 +177,7 @@ def moment(text: str) -> str:
 
 def _setting(one: Setting, default: str | None = None) -> tuple[str, ...]:
     shown = _value(one.default) if default is None else default
-    return (breakable(one.key), tag("code", _value(one.value)), shown, one.meaning)
+    return (one.key, tag("code", _value(one.value)), shown, one.meaning)
 
 
 def _value(value: Any) -> str:
@@ -239,18 +260,6 @@ def _capture(facts: Facts, told: dict[str, Any]) -> str:
     if facts.capture is not None:
         return str(facts.capture.root)
     return str(told.get("capture") or "")
-
-
-def _views(facts: Facts) -> str | None:
-    if facts.scene is None or not facts.scene.shots:
-        return None
-    shots = facts.scene.shots
-    sizes = sorted({(shot.camera.width, shot.camera.height) for shot in shots})
-    size = f"{sizes[0][0]} x {sizes[0][1]}" if len(sizes) == 1 else f"{len(sizes)} sizes"
-    points = f", {len(facts.capture.points):,} points" if facts.capture else ""
-    kind = f", {facts.capture.format}" if facts.capture else ""
-    held = sum(shot.test for shot in shots)
-    return f"{len(shots)} photographs of {size}, {held} of them held out{points}{kind}"
 
 
 def _sessions(sessions: Sequence[dict[str, Any]]) -> Html:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from nerfxl.pictures import FULL_ERROR
-from nerfxl.report.charts import LEFT, RIGHT, dot, levels, value_axis
+from nerfxl.report.axes import LEFT, RIGHT, levels, value_axis
+from nerfxl.report.charts import dot
 from nerfxl.report.facts import Facts, Scores
 from nerfxl.report.markup import Html, breakable, join, tag
 from nerfxl.report.thumbnails import LAYERS, LONGEST, Seen, seen
