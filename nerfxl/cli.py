@@ -248,6 +248,42 @@ def inspect(
 
 
 @app.command()
+def report(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's report.html anew: pictures, curves, settings; also of one that has failed.
+
+    The page opens from disk, in any browser, without a network.
+
+    Example: nerfxl report runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+    from nerfxl.progress import Speaker
+
+    found = commands.report(run, output_dir, Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
+
+
+@app.command(name="list")
+def list_(
+    output_dir: OutputDir = Path("runs"),
+    studies: Annotated[bool, typer.Option("--studies", help="The fits of studies, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: how far they came, how good they are, how much room they take.
+
+    Example: nerfxl list --output-dir /data/runs
+    """
+    from nerfxl.listing import listed
+    from nerfxl.progress import Speaker
+
+    _print_json(as_json, listed(output_dir, studies, Speaker(quiet=as_json)))
+
+
+@app.command()
 def study(
     kind: Annotated[
         Literal["scaling", "exchange", "overlap", "ddp", "cameras", "appearance"],

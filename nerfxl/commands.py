@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,10 +18,12 @@ from nerfxl.ensemble import most_ranks
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected, show_run
 from nerfxl.launch import RankFailedError
+from nerfxl.plan_report import as_bytes
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
 from nerfxl.progress import Speaker, following
 from nerfxl.provenance import note_session
+from nerfxl.report.page import write as write_report
 from nerfxl.runs import RunFolder, recording
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.tally import exchanged
@@ -130,6 +133,13 @@ def evaluate(
     return _summary(run, say)
 
 
+def report(run_path: Path | None, output_dir: Path, say: Speaker) -> dict[str, Any]:
+    """Write a run's page anew, from what its folder holds."""
+    run = _run(run_path, output_dir, say)
+    file = _report(run, say)
+    return {"run": str(run.path), "report": str(file), "bytes": file.stat().st_size}
+
+
 def render(
     run_path: Path | None,
     output_dir: Path,
@@ -228,4 +238,15 @@ def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
     if run.metrics.exists() and (words := exchanged(run.metrics)):
         say(f"exchange   {words}")
     say(f"pictures   {file.parent}")
-    return {**summary, "run": str(run.path), "pictures": str(file.parent)}
+    found = {**summary, "run": str(run.path), "pictures": str(file.parent)}
+    try:
+        return {**found, "report": str(_report(run, say))}
+    except UserError as error:  # what was asked for is done
+        sys.stderr.write(f"nerfxl: {error}\n")
+        return {**found, "report": None}
+
+
+def _report(run: RunFolder, say: Speaker) -> Path:
+    file = write_report(run)
+    say(f"report     {file} ({as_bytes(file.stat().st_size)})")
+    return file

@@ -131,9 +131,8 @@ def _curve(one: Series, across: Axis, up: Axis) -> Iterator[Html]:
     x, y = across.place(one.steps), up.place(one.values)
     yield tag("path", class_="raw", d=_path(x, y))
     for name, share in one.smoothings.items():
-        yield tag(
-            "path", class_=f"smooth {name}", d=_path(x, up.place(smoothed(one.values, share)))
-        )
+        line = _path(x, up.place(smoothed(one.values, share)))
+        yield tag("path", class_=f"smooth {name}", d=line)
     if np.isfinite(y).sum() == 1:  # a path of one point shows nothing
         yield from _dots(one, across, up)
 

@@ -183,6 +183,8 @@ def _setting(one: Setting, default: str | None = None) -> tuple[str, ...]:
 def _value(value: Any) -> str:
     if value is None:
         return "must be given"
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # places of a capture
+        return "; ".join(", ".join(filter(None, one.values())) for one in value)
     return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
