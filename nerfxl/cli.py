@@ -43,6 +43,9 @@ Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same comma
 Endpoint = Annotated[
     str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ as it goes, too.")
+]
 SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
 
 
@@ -69,6 +72,7 @@ def fit(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,7 +89,9 @@ def fit(
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
+    summary = commands.fit(
+        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
+    )
     _print_json(as_json, summary)
 
 
@@ -102,6 +108,7 @@ def resume(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +122,7 @@ def resume(
 
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
+    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching, tensorboard)
     _print_json(as_json, summary)
 
 
@@ -251,6 +258,9 @@ def inspect(
 def report(
     run: RunArg = None,
     output_dir: OutputDir = Path("runs"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ anew, too.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -263,7 +273,7 @@ def report(
     from nerfxl import commands
     from nerfxl.progress import Speaker
 
-    found = commands.report(run, output_dir, Speaker(quiet=quiet or as_json))
+    found = commands.report(run, output_dir, tensorboard, Speaker(quiet=quiet or as_json))
     _print_json(as_json, found)
 
 

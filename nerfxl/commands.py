@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from nerfxl import events
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
@@ -47,11 +48,14 @@ def fit(
     skip_missing: bool,
     say: Speaker,
     launching: Launching,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
 
     Empty on a machine, or rank, that does not lead the others.
     """
+    if tensorboard:
+        events.check_installed()
     kind = device_kind(device)
     with hired(launching, kind) as crew:
         if not crew.leads:
@@ -68,7 +72,7 @@ def fit(
             if earlier is None:
                 write(prepared, run)
             say(f"run        {run.path}")
-            _train(crew, run, spec.train.steps, kind, count, say)
+            _train(crew, run, spec.train.steps, kind, count, say, tensorboard)
     return _summary(run, say)
 
 
@@ -79,11 +83,14 @@ def resume(
     overrides: Sequence[str],
     say: Speaker,
     launching: Launching,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Go on with a run from its newest whole checkpoint, to its last step or to another.
 
     Empty on a machine, or rank, that does not lead the others.
     """
+    if tensorboard:
+        events.check_installed()
     kind = device_kind(device)
     with hired(launching, kind) as crew:
         if not crew.leads:
@@ -106,7 +113,7 @@ def resume(
             save_scene(scene, run.scene)
             say(f"going on   from step {done:,} to {steps:,}")
             say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
-            _train(crew, run, steps, kind, count, say, done)
+            _train(crew, run, steps, kind, count, say, tensorboard, done)
     return _summary(run, say)
 
 
@@ -133,11 +140,19 @@ def evaluate(
     return _summary(run, say)
 
 
-def report(run_path: Path | None, output_dir: Path, say: Speaker) -> dict[str, Any]:
-    """Write a run's page anew, from what its folder holds."""
+def report(
+    run_path: Path | None, output_dir: Path, tensorboard: bool, say: Speaker
+) -> dict[str, Any]:
+    """Write a run's page anew, from what its folder holds, and TensorBoard's files if asked to."""
+    if tensorboard:
+        events.check_installed()
     run = _run(run_path, output_dir, say)
     file = _report(run, say)
-    return {"run": str(run.path), "report": str(file), "bytes": file.stat().st_size}
+    found = {"run": str(run.path), "report": str(file), "bytes": file.stat().st_size}
+    if tensorboard:
+        found["tensorboard"] = str(events.rewrite(run))
+        say(f"tensorboard {run.tensorboard}: see it with tensorboard --logdir {output_dir}")
+    return found
 
 
 def render(
@@ -188,6 +203,7 @@ def _train(
     kind: str,
     count: int,
     say: Speaker,
+    tensorboard: bool,
     done: int | None = None,
 ) -> None:
     """Train with a crew, show how it goes, and record how it ends.
@@ -201,7 +217,8 @@ def _train(
         say("starting   the first run compiles the kernels, about half a minute")
     where = str(run.path.absolute())
     job = Job("fit", where, kind, resume=done is not None, timeout=crew.launching.timeout)
-    with following(run.metrics, steps, say.console, say.quiet), recording(run):
+    watched = events.following(run) if tensorboard else nullcontext()
+    with following(run.metrics, steps, say.console, say.quiet), watched, recording(run):
         crew.work(crew.announce(job, run), run, say)
 
 

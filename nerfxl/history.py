@@ -17,32 +17,42 @@ Line = dict[str, Any]
 class History:
     """The training curves of a run as it stands.
 
-    lines: with growing steps. returns: steps from which the run went on anew after a crash: what it
-    had told of later ones is gone. damaged: lines that could not be read.
+    lines: with growing steps. seconds: of training until each, by the rates that they tell.
+    returns: steps from which the run went on anew after a crash: what it had told of later ones is
+    gone. damaged: lines that could not be read.
     """
 
     lines: list[Line] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     returns: list[int] = field(default_factory=list)
     damaged: int = 0
 
     def add(self, line: Line) -> None:
         """Take one more line; of a step that is done again, and of those after it, the later."""
-        kept = [one for one in self.lines[-1:] if one["step"] < line["step"]]
-        if self.lines and not kept:
-            self.lines = [one for one in self.lines if one["step"] < line["step"]]
-            self.returns.append(self.lines[-1]["step"] if self.lines else 0)
+        if self.lines and self.lines[-1]["step"] >= line["step"]:
+            kept = sum(one["step"] < line["step"] for one in self.lines)
+            del self.lines[kept:], self.seconds[kept:]
+            self.returns.append(self.last)
+        rate = line.get("steps_per_second")
+        spent = (line["step"] - self.last) / rate if rate else 0.0
+        self.seconds.append(spent + (self.seconds[-1] if self.seconds else 0.0))
         self.lines.append(line)
+
+    @property
+    def last(self) -> int:
+        """The last step that is told of; 0 if none is."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
 
 
 def read(metrics: Path) -> History:
     """Read a whole file; one that is missing is empty, and the last line may be half written."""
     found = History()
     text = metrics.read_bytes() if metrics.exists() else b""
-    for raw in text.splitlines():
+    for raw in text.splitlines(keepends=True):
         line = parsed(raw)
         if line is not None:
             found.add(line)
-        elif raw.strip():
+        elif raw.strip() and raw.endswith(b"\n"):
             found.damaged += 1
     return found
 
@@ -123,14 +133,3 @@ def _values(lines: Sequence[Line], name: str) -> list[float]:
 
 def _waited(exchange: dict[str, dict[str, float]]) -> float:
     return sum(kind["ms_per_step"] for kind in exchange.values())
-
-
-def seconds(lines: Sequence[Line]) -> list[float]:
-    """Of each line, seconds of training since the first step, by the rates that the lines tell."""
-    total, before, found = 0.0, 0, []
-    for line in lines:
-        rate = line.get("steps_per_second")
-        total += (line["step"] - before) / rate if rate else 0.0
-        before = line["step"]
-        found.append(total)
-    return found

@@ -53,12 +53,12 @@ def listed(output_dir: Path, studies: bool, say: Speaker) -> dict[str, Any]:
             f"{output_dir} is not there: start a run with 'nerfxl fit', or say where the runs are "
             "with --output-dir."
         )
-    own = _newest_first(_run(path) for path in _folders(output_dir) if path.parts[-2] != STUDIES)
+    own = _newest_first(_run(path) for path in _folders(output_dir))
     fits = list(_fits(output_dir / STUDIES))
     shown = own + _newest_first(_run(path, name) for name, path in fits) if studies else own
     if shown:
         _show(shown, output_dir, say)
-    else:
+    elif not fits:
         say(f"{output_dir} holds no run: start one with 'nerfxl fit'.")
     if fits and not studies:
         count = len({name for name, _ in fits})

@@ -73,8 +73,18 @@ def test_a_damaged_line_does_not_end_the_telling(tmp_path: Path) -> None:
 
 
 def test_seconds_add_up_from_the_rates() -> None:
-    lines = [line(10, steps_per_second=5.0), line(30, steps_per_second=10.0), line(40)]
-    assert history.seconds(lines) == [2.0, 4.0, 4.0]  # 10 / 5, 20 / 10, and one that tells nothing
+    found = History()
+    for step, rate in ((10, 5.0), (30, 10.0), (40, None), (20, 2.0)):
+        found.add(line(step, steps_per_second=rate))
+        if step == 40:
+            assert found.seconds == [2.0, 4.0, 4.0]  # 10 / 5, 20 / 10, and one that tells nothing
+    assert found.seconds == [2.0, 7.0]  # the steps after 10 were done again: 10 / 2
+
+
+def test_a_line_that_is_being_written_is_not_damaged(tmp_path: Path) -> None:
+    file = write(tmp_path / "metrics.jsonl", '{"step": 1}\n', '{"step": 2')
+    found = history.read(file)
+    assert ([one["step"] for one in found.lines], found.damaged) == ([1], 0)
 
 
 def test_rates_are_those_of_the_second_half() -> None:

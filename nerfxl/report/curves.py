@@ -70,9 +70,7 @@ def charts(facts: Facts) -> Iterator[Chart]:
 
 def last_step(facts: Facts) -> int:
     """The step up to which anything is known."""
-    steps: list[int] = [line["step"] for line in facts.history.lines[-1:]]
-    steps += [one.step for one in facts.scores]
-    return max(steps, default=0)
+    return max(facts.history.last, *(one.step for one in facts.scores), 0)
 
 
 def _series(name: str, lines: Sequence[Line], panel: Panel) -> Series:
