@@ -294,6 +294,21 @@ def list_(
 
 
 @app.command()
+def doctor(output_dir: OutputDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Look whether a fit would work here, and what is missing for what; exit code 2 if not.
+
+    Example: nerfxl doctor --output-dir /data/runs
+    """
+    from nerfxl.doctor import examine
+    from nerfxl.progress import Speaker
+
+    found = examine(output_dir, Speaker(quiet=as_json))
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
+
+
+@app.command()
 def study(
     kind: Annotated[
         Literal["scaling", "exchange", "overlap", "ddp", "cameras", "appearance"],
