@@ -76,7 +76,8 @@ def _even(low: float, high: float) -> list[float]:
     size = 10.0 ** math.floor(math.log10((high - low) / 4))
     pace = min((size * step for step in (1, 2, 5, 10)), key=lambda p: abs((high - low) / p - 4.5))
     first, end = math.ceil(low / pace - 1e-9), math.floor(high / pace + 1e-9)
-    return [float(f"{number * pace:.10g}") for number in range(first, end + 1)]
+    digits = 1 - math.floor(math.log10(pace))
+    return [round(number * pace, digits) for number in range(first, end + 1)]
 
 
 def _powers(low: float, high: float) -> list[float]:

@@ -83,7 +83,9 @@ def smoothed(values: Floats, share: float) -> Floats:
     >>> smoothed(np.array([0.0, 4.0, 0.0, np.nan]), 0.25).tolist()  # weights 1, 2, 1
     [1.3333333333333333, 2.0, 1.3333333333333333, 0.0]
     """
-    half = round(share * len(values)) + 1
+    half = min(round(share * len(values)) + 1, (len(values) + 1) // 2)
+    if not half:
+        return values
     weights = half - np.abs(np.arange(1 - half, half))
     known = np.isfinite(values)
     total = np.convolve(np.where(known, values, 0.0), weights, "same")

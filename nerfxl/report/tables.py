@@ -153,7 +153,7 @@ def duration(seconds: float | None) -> str | None:
     """A time in its two largest units.
 
     >>> duration(4.25), duration(388.8), duration(7300), duration(200_000)
-    ('4.2 s', '6 min 29 s', '2 h 2 min', '2 d 8 h')
+    ('4.2 s', '6 min 29 s', '2 h 1 min', '2 d 7 h')
     """
     if seconds is None:
         return None
