@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,9 +38,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, capture: Path) -> Fitted:
     scene = merged(TINY, {"train": train, "capture": {"path": "photographs"}})
     (root / "cube.yaml").write_text(json.dumps(scene))
     words = ("fit", "cube.yaml", "--nproc", "2", "--device", "cpu", "--tensorboard", "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "nerfxl", *words], cwd=root, capture_output=True, check=False
-    )
+    command = [sys.executable, "-m", "nerfxl", *words]
+    variables = {"NUMBA_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=root, env=os.environ | variables, capture_output=True)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     return Fitted(RunFolder.open(root / said["run"]), said)
