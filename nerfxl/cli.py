@@ -43,6 +43,9 @@ Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same comma
 Endpoint = Annotated[
     str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ as it goes, too.")
+]
 Memory = Annotated[
     float | None,
     typer.Option(
@@ -77,6 +80,7 @@ def fit(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -93,7 +97,9 @@ def fit(
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
+    summary = commands.fit(
+        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
+    )
     _print_json(as_json, summary)
 
 
@@ -110,6 +116,7 @@ def resume(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -123,7 +130,7 @@ def resume(
 
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
+    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching, tensorboard)
     _print_json(as_json, summary)
 
 
@@ -283,6 +290,60 @@ def inspect(
     from nerfxl.progress import Speaker
 
     found = commands.inspect(run, output_dir, Speaker(quiet=as_json))
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
+
+
+@app.command()
+def report(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ anew, too.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's report.html anew: pictures, curves, settings; also of one that has failed.
+
+    The page opens from disk, in any browser, without a network.
+
+    Example: nerfxl report runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+    from nerfxl.progress import Speaker
+
+    found = commands.report(run, output_dir, tensorboard, Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
+
+
+@app.command(name="list")
+def list_(
+    output_dir: OutputDir = Path("runs"),
+    studies: Annotated[bool, typer.Option("--studies", help="The fits of studies, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: how far they came, how good they are, how much room they take.
+
+    Example: nerfxl list --output-dir /data/runs
+    """
+    from nerfxl.listing import listed
+    from nerfxl.progress import Speaker
+
+    _print_json(as_json, listed(output_dir, studies, Speaker(quiet=as_json)))
+
+
+@app.command()
+def doctor(output_dir: OutputDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Look whether a fit would work here, and what is missing for what; exit code 2 if not.
+
+    Example: nerfxl doctor --output-dir /data/runs
+    """
+    from nerfxl.doctor import examine
+    from nerfxl.progress import Speaker
+
+    found = examine(output_dir, Speaker(quiet=as_json))
     _print_json(as_json, found)
     if found["fault"]:
         raise UserError(found["fault"])
