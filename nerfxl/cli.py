@@ -43,6 +43,17 @@ Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same comma
 Endpoint = Annotated[
     str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ as it goes, too.")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GiB for hash tables, a process; tiles that do not fit are read as they are "
+        "seen. Half of what is free if left out.",
+    ),
+]
 SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
 
 
@@ -69,6 +80,7 @@ def fit(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,7 +97,9 @@ def fit(
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
+    summary = commands.fit(
+        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
+    )
     _print_json(as_json, summary)
 
 
@@ -102,6 +116,7 @@ def resume(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +130,7 @@ def resume(
 
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
+    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching, tensorboard)
     _print_json(as_json, summary)
 
 
@@ -212,22 +227,55 @@ def render(
         Literal["test", "train", "all"], typer.Option(help="Which of the capture's views.")
     ] = "test",
     path: Annotated[
-        Literal["orbit"] | None, typer.Option(help="A camera path in place of the views.")
+        str | None,
+        typer.Option(
+            help="In place of the views: orbit, spiral, flythrough (along all cameras), "
+            "interpolate (through those of --split), or a file, NAME.json."
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Pictures along the path.")] = 60,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Pictures along the path; 60, or as its file says.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT, pixels, such as 1280x720.")
+    ] = None,
+    fov: Annotated[
+        float | None, typer.Option(min=1, max=179, help="Vertical field of view, degrees.")
+    ] = None,
+    show: Annotated[
+        str,
+        typer.Option(
+            help="What of each: colour, depth, opacity, normals, tiles, spread (of the depth), "
+            "map (depth in 16 bits); comma separated."
+        ),
+    ] = "colour,depth",
+    video: Annotated[bool, typer.Option("--video", help="A film of them, too: MP4.")] = False,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, max=240, help="Of the film; 30, or as the path's file.")
+    ] = None,
+    look: Annotated[
+        str | None, typer.Option(help="Photograph whose appearance and exposure all take.")
+    ] = None,
+    memory: Memory = None,
     nproc: Nproc = None,
     device: Device = "auto",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Render a run, colour and depth, without its photographs; the newest run if none is named.
+    """Render a run without its photographs: its views, or along a path; pictures or a film.
 
-    Example: nerfxl render --path orbit --frames 24
+    Stopped, it goes on where it was. Example: nerfxl render --path orbit --frames 90 --video
     """
     from nerfxl import commands
     from nerfxl.progress import Speaker
+    from nerfxl.shooting import Wish
 
-    speaker = Speaker(quiet=quiet)
-    commands.render(run, output_dir, path or split, frames, nproc, device, speaker)
+    if fps is not None and not video:
+        raise UserError("--fps is of a film: ask for one with --video.")
+    wish = Wish(split, path, frames, _size(size), fov, show, video, fps, look)
+    speaker = Speaker(quiet=quiet or as_json)
+    made = commands.render(run, output_dir, wish, memory, nproc, device, speaker)
+    _print_json(as_json, made)
 
 
 @app.command()
@@ -242,6 +290,60 @@ def inspect(
     from nerfxl.progress import Speaker
 
     found = commands.inspect(run, output_dir, Speaker(quiet=as_json))
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
+
+
+@app.command()
+def report(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ anew, too.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's report.html anew: pictures, curves, settings; also of one that has failed.
+
+    The page opens from disk, in any browser, without a network.
+
+    Example: nerfxl report runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+    from nerfxl.progress import Speaker
+
+    found = commands.report(run, output_dir, tensorboard, Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
+
+
+@app.command(name="list")
+def list_(
+    output_dir: OutputDir = Path("runs"),
+    studies: Annotated[bool, typer.Option("--studies", help="The fits of studies, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: how far they came, how good they are, how much room they take.
+
+    Example: nerfxl list --output-dir /data/runs
+    """
+    from nerfxl.listing import listed
+    from nerfxl.progress import Speaker
+
+    _print_json(as_json, listed(output_dir, studies, Speaker(quiet=as_json)))
+
+
+@app.command()
+def doctor(output_dir: OutputDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Look whether a fit would work here, and what is missing for what; exit code 2 if not.
+
+    Example: nerfxl doctor --output-dir /data/runs
+    """
+    from nerfxl.doctor import examine
+    from nerfxl.progress import Speaker
+
+    found = examine(output_dir, Speaker(quiet=as_json))
     _print_json(as_json, found)
     if found["fault"]:
         raise UserError(found["fault"])
@@ -329,6 +431,20 @@ def pose(
 
     ask = Ask(photos, out, frames, matching, max_size, camera, focal, up, seed, threads)
     _print_json(as_json, pose(ask, Speaker(quiet=quiet or as_json)))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT, as two numbers.
+
+    >>> _size("1280x720")
+    (1280, 720)
+    """
+    if text is None:
+        return None
+    width, mark, height = text.lower().partition("x")
+    if not (mark and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--size {text}: give width and height in pixels, such as 1280x720.")
+    return int(width), int(height)
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:

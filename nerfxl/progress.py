@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from nerfxl.history import follow
 
 POLL_SECONDS = 0.5
 SCORING = "scoring the held-out views"
@@ -38,7 +39,7 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
         return
     done = threading.Event()
     told_before = metrics.stat().st_size if metrics.exists() else 0
-    lines = _lines(metrics, told_before, done)
+    lines = follow(metrics, told_before, done, POLL_SECONDS)
     show = _live if console.is_terminal else _plain
     thread = threading.Thread(target=show, args=(lines, steps, console), daemon=True)
     thread.start()
@@ -46,6 +47,25 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
         yield
     finally:
         done.set()
+        thread.join(timeout=5)
+
+
+@contextmanager
+def counting(
+    done: Callable[[], int], total: int, what: str, console: Console, quiet: bool
+) -> Iterator[None]:
+    """Show how many of `total` are done, and how long the rest will take, while the block lasts."""
+    if quiet:
+        yield
+        return
+    over = threading.Event()
+    show = _bar if console.is_terminal else _lines_of
+    thread = threading.Thread(target=show, args=(done, total, what, console, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
         thread.join(timeout=5)
 
 
@@ -91,20 +111,31 @@ def _plain(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> Non
             console.print(SCORING, highlight=False)
 
 
-def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, Any]]:
-    """Whole lines of the file as they come, from byte `at` on; one look more when done."""
-    while True:
-        last = done.wait(POLL_SECONDS)
-        if metrics.exists():
-            with metrics.open("rb") as file:
-                file.seek(at)
-                text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            at += len(whole)
-            for line in whole.splitlines():
-                yield json.loads(line)
-        if last:
-            return
+def _bar(
+    done: Callable[[], int], total: int, what: str, console: Console, over: threading.Event
+) -> None:
+    columns = (
+        TextColumn(f"{what} {{task.completed:,.0f}} of {{task.total:,.0f}}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, completed=done())
+        while not over.wait(POLL_SECONDS):
+            progress.update(task, completed=done())
+        progress.update(task, completed=done())
+
+
+def _lines_of(
+    done: Callable[[], int], total: int, what: str, console: Console, over: threading.Event
+) -> None:
+    before, start = done(), time.monotonic()
+    while not over.wait(PLAIN_SECONDS):
+        now = done()
+        pace = (now - before) / (time.monotonic() - start)
+        left = f", {spoken((total - now) / pace)} left" if pace else ""
+        console.print(f"{what} {now:,} of {total:,}{left}", highlight=False, soft_wrap=True)
 
 
 def spoken(seconds: float) -> str:

@@ -20,11 +20,36 @@ OPERATIONS = {
     "compose": ["compose"],
     "encoded_mlp": ["encoded_mlp"],
     "hash_encoding": ["hash_encoding", "resolutions"],
-    "march": ["Domain", "Path", "march", "place"],
+    "march": ["Domain", "Path", "contract", "march", "place"],
     "mlp": ["mlp"],
     "resample": ["interlevel", "optical_depth", "resample"],
     "segment": ["segment"],
 }
+
+
+FACE = [
+    *("Camera", "CameraPath", "Keyframe", "Opened", "Picture", "UserError"),
+    *(
+        "fit",
+        "load_scene",
+        "look_at",
+        "normals",
+        "open_run",
+        "pinhole",
+        "plan",
+        "resume",
+        "surface",
+    ),
+]
+
+
+def test_the_library_shows_these_names() -> None:
+    assert nerfxl.__all__ == FACE
+    assert set(FACE) <= set(dir(nerfxl))
+    for name in FACE:
+        assert inspect.getdoc(getattr(nerfxl, name)), f"{name} explains itself"
+    with pytest.raises(AttributeError, match=r"module 'nerfxl' has no attribute 'nothing'"):
+        nerfxl.nothing  # noqa: B018
 
 
 def test_every_operation_is_listed() -> None:

@@ -149,7 +149,7 @@ def says(process: Spawned, words: str) -> bool:
 def test_killed_in_every_stage_it_goes_on(
     tmp_path: Path, spawn: Spawn, until: Callable[[Callable[[], bool]], None]
 ) -> None:
-    """Killed (-9) while features, matches and models are made; then Ctrl-C; then the same bits."""
+    """Kill -9 while features, matches and models are made; then Ctrl-C; then the same bits."""
     names = sorted(path.name for path in (STAND_IN / "images").glob("*.jpg"))[59:80]
     photos = write_frames(tmp_path / "photos", names)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from nerfxl.cameras import look_at, orbit
+from nerfxl.cameras import look_at
+from nerfxl.paths import orbit
 from nerfxl.posing.exif import read_exif
 from nerfxl.posing.georeference import fit_horizontal, georeference
 from nerfxl.posing.gps import Place, located, plane, read_table
