@@ -20,7 +20,7 @@ PACKAGES = {"nerfxl": ROOT / "nerfxl", "nerfxl_kernels": ROOT / "kernels" / "ner
 ROWS = {
     "the door": "__main__",
     "the command line": "cli",
-    "its verbs, again and again": "study",
+    "its verbs, again and again; as functions": "study library",
     "its verbs": "commands",
     "what is told of runs and machines": "report listing events doctor",
     "what they will cost": "planning",
