@@ -395,6 +395,44 @@ def study(
     _print_json(as_json, found)
 
 
+@app.command()
+def pose(
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs, or a video.")],
+    out: Annotated[Path, typer.Option(help="Folder of the capture; new, or one to go on with.")],
+    frames: Annotated[int, typer.Option(min=2, help="Of a video: about as many are taken.")] = 200,
+    matching: Annotated[
+        Literal["auto", "sequential", "exhaustive", "spatial"],
+        typer.Option(help="Which photographs to compare: neighbours in time, all, or by GPS."),
+    ] = "auto",
+    max_size: Annotated[
+        int, typer.Option(min=64, help="Pixels of the longer edge at which features are sought.")
+    ] = 1600,
+    camera: Annotated[
+        str, typer.Option(help="COLMAP's camera model, such as OPENCV or OPENCV_FISHEYE.")
+    ] = "RADIAL",
+    focal: Annotated[
+        float | None, typer.Option(min=1, help="Focal length in pixels, if you know it; held.")
+    ] = None,
+    up: Annotated[
+        Literal["auto", "cameras", "ground"], typer.Option(help="What says which way is up.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 42,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores if left out.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn photographs, or a video, into a capture that plan and fit read; started again, go on.
+
+    Example: nerfxl pose my-photographs --out my-capture
+    """
+    from nerfxl.posing.ask import Ask
+    from nerfxl.posing.conduct import pose
+    from nerfxl.progress import Speaker
+
+    ask = Ask(photos, out, frames, matching, max_size, camera, focal, up, seed, threads)
+    _print_json(as_json, pose(ask, Speaker(quiet=quiet or as_json)))
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     """WIDTHxHEIGHT, as two numbers.
 

@@ -21,7 +21,7 @@ ROWS = {
     "the door": "__main__",
     "the command line": "cli",
     "its verbs, again and again; as functions": "study library",
-    "its verbs": "commands",
+    "its verbs": "commands posing",
     "what is told of runs and machines": "report listing events doctor",
     "what they will cost": "planning",
     "who does it": "crew",
