@@ -96,8 +96,10 @@ def _note_gaps(found: Facts) -> None:
         more = f" and {len(capture.skipped) - 3} more" if len(capture.skipped) > 3 else ""
         found.notes.append(f"Photographs are missing by now, and not shown: {some}{more}.")
     if curves.damaged:
-        lines = "1 line" if curves.damaged == 1 else f"{curves.damaged} lines"
-        found.notes.append(f"{lines} of metrics.jsonl cannot be read, and are left out.")
+        one = curves.damaged == 1
+        lines = "1 line" if one else f"{curves.damaged} lines"
+        left = "is left out" if one else "are left out"
+        found.notes.append(f"{lines} of metrics.jsonl cannot be read, and {left}.")
     if curves.returns:
         steps = ", ".join(f"{step:,}" for step in curves.returns)
         found.notes.append(
