@@ -81,11 +81,24 @@ def _read_scores(found: Facts) -> None:
         try:
             told = json.loads(file.read_text())
             scores = Scores(file.parent, told)
-            _ = scores.step, [(one["name"], one["psnr"], one["ssim"]) for one in scores.views]
+            _check_scores(scores)
         except (OSError, ValueError, KeyError, TypeError) as error:
             found.notes.append(f"{file} is damaged, and left out: {error!r}.")
         else:
             found.scores.append(scores)
+
+
+def _check_scores(scores: Scores) -> None:
+    """See that a page can be made of them; raises what Python raises where it cannot."""
+    told = scores.told
+    numbers = [scores.step, told["train_seconds"], *told["peak_memory_per_rank"]]
+    numbers += [one["psnr"] for one in scores.views]
+    optional = [told["psnr"], told["ssim"], *(one["ssim"] for one in scores.views)]
+    for number in [*numbers, *(one for one in optional if one is not None)]:
+        float(number)
+    for one in scores.views:
+        if not isinstance(one["name"], str):
+            raise TypeError(f"a view is named {one['name']!r}")
 
 
 def _note_gaps(found: Facts) -> None:

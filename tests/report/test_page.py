@@ -177,6 +177,19 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(
     assert "Where it comes from" in page
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"psnr": "high"}, {"per_image": [{"name": 3, "psnr": 1.0, "ssim": None}]}, {"step": None}],
+)
+def test_scores_that_make_no_sense_are_left_out(
+    here: Here, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = made.run(tmp_path, [made.line(10)])
+    made.scored(run, 10, [made.view("a.png", 20.0)], **change)
+    assert here("report", run.path).code == 0
+    assert "is damaged, and left out" in text_of(run)
+
+
 def test_a_damaged_status_is_refused(fitted: Fitted, here: Here, tmp_path: Path) -> None:
     run = moved(fitted, tmp_path)
     before = text_of(run)
