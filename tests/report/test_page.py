@@ -179,7 +179,11 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(
 
 @pytest.mark.parametrize(
     "change",
-    [{"psnr": "high"}, {"per_image": [{"name": 3, "psnr": 1.0, "ssim": None}]}, {"step": None}],
+    [
+        {"psnr": "high"},
+        {"per_image": [{"name": 3, "psnr": 1.0, "ssim": None}]},
+        {"train_seconds": None},
+    ],
 )
 def test_scores_that_make_no_sense_are_left_out(
     here: Here, tmp_path: Path, change: dict[str, Any]
