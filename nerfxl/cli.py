@@ -272,6 +272,31 @@ def render(
 
 
 @app.command()
+def view(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    host: Annotated[
+        str, typer.Option(help="Address to serve; others than this machine's own let others in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The next free one if it is taken; 0 for any.")
+    ] = 8080,
+    open_: Annotated[bool, typer.Option("--open", help="Start a browser there.")] = False,
+    memory: Memory = None,
+    device: Device = "auto",
+) -> None:
+    """Look around a run in a browser, also while it is trained; the newest run if none is named.
+
+    Example: nerfxl view --open
+    """
+    from nerfxl.progress import Speaker
+    from nerfxl.viewing import verb
+
+    place = verb.Place(host, port, open_)
+    verb.view(run, output_dir, device, memory, place, Speaker(quiet=False))
+
+
+@app.command()
 def inspect(
     run: RunArg = None, output_dir: OutputDir = Path("runs"), as_json: AsJson = False
 ) -> None:
