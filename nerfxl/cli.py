@@ -289,6 +289,9 @@ def view(
 
     Example: nerfxl view --open
     """
+    # The browser wants the same cores. Threads that wait for each other by spinning were seen to
+    # take ten times as long beside it; libgomp reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from nerfxl.progress import Speaker
     from nerfxl.viewing import verb
 

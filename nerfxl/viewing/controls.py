@@ -54,7 +54,9 @@ def guarded(client: viser.ClientHandle, do: Callable[[], None]) -> None:
 
 def as_html(legend: Legend) -> str:
     """A legend as a strip of colours with words at its ends, or as chips with words."""
-    found = [f'<div style="{_SMALL};padding:2px 0">{escape(legend.title)}</div>']
+    found = [f'<div style="{_SMALL};padding:2px 0">{escape(legend.title)}</div>'] * bool(
+        legend.title
+    )
     if legend.ramp:
         stops = ",".join(_css(colour) for colour in legend.ramp)
         ends = f"<span>{escape(legend.low)}</span><span>{escape(legend.high)}</span>"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
+import numpy as np
 import viser
 
 from nerfxl.viewing.panel import Panel
-from nerfxl.viewing.sight import ROOM
+from nerfxl.viewing.sight import ROOM, field_of_view
 from nerfxl.viewing.studio import Studio
 from nerfxl.viewing.visitor import Visitor
 
@@ -25,6 +27,15 @@ class _Server(viser.ViserServer):
         return None
 
 
+def _begin_at_home(camera: viser.InitialCameraConfig, studio: Studio) -> None:
+    """Where the camera of a new window is, and where the client's own reset takes it."""
+    home = studio.home
+    pose = studio.room.poses(home.pose[None])[0]
+    camera.position, camera.up = pose[:, 3], np.array(studio.up)
+    camera.look_at = pose[:, 3] + pose[:, 2]
+    camera.fov, camera.near, camera.far = field_of_view(home.camera), NEAR, FAR
+
+
 @contextmanager
 def serving(studio: Studio, host: str, port: int) -> Iterator[int]:
     """Serve a studio to browsers while the block lasts; the port.
@@ -35,7 +46,7 @@ def serving(studio: Studio, host: str, port: int) -> Iterator[int]:
         server = _Server(host=host, port=port, label=studio.scene.spec.name, verbose=False)
     server.gui.configure_theme(show_share_button=False, show_logo=False)
     server.scene.set_up_direction(studio.up)
-    server.initial_camera.near, server.initial_camera.far = NEAR, FAR
+    _begin_at_home(server.initial_camera, studio)
     visitors: dict[int, Visitor] = {}
 
     def welcome(client: viser.ClientHandle) -> None:
@@ -50,7 +61,10 @@ def serving(studio: Studio, host: str, port: int) -> Iterator[int]:
     server.on_client_connect(welcome)
     server.on_client_disconnect(farewell)
     try:
-        yield server.get_port()
+        with warnings.catch_warnings():
+            # Its browser may leave while a picture is made for it.
+            warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
+            yield server.get_port()
     finally:
         with redirect_stdout(io.StringIO()):
             server.stop()

@@ -11,6 +11,7 @@ from nerfxl.viewing.canvas import QUICK_SECONDS, Frame
 from nerfxl.viewing.controls import as_html, put, when_asked, when_pressed, when_set
 from nerfxl.viewing.path_tab import PathTab
 from nerfxl.viewing.photographs import Comparison
+from nerfxl.viewing.scenery import HELD_OUT, TRAIN
 from nerfxl.viewing.shows import NAMES, Legend
 from nerfxl.viewing.views_tab import ViewsTab
 from nerfxl.viewing.visitor import Visitor
@@ -18,6 +19,7 @@ from nerfxl.viewing.visitor import Visitor
 NOBODY = "as by nobody"
 FINEST = {"as the window": 1.0, "half of it": 0.5, "a quarter": 0.25}
 FOLDERS = {"Cameras": "cameras", "Tiles": "tiles", "Root box": "root", "Path": "path"}
+CAMERAS = Legend("", marks=((TRAIN, "learned from"), (HELD_OUT, "held out")))
 HELP = "Drag to turn, right-drag to shift, wheel to approach. **W A S D Q E** walk, arrows turn."
 
 
@@ -91,6 +93,7 @@ class Panel:
         with gui.add_folder("Beside the picture"):
             for label, folder in FOLDERS.items():
                 self._build_switch(label, folder)
+            gui.add_html(as_html(CAMERAS))
             self._hides = gui.add_checkbox("Hidden by the scene", True)
             when_set(self._hides, self._hide)
         with gui.add_folder("Speed", expand_by_default=False):

@@ -97,17 +97,17 @@ class Thumbnails:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A view of the capture beside its photograph; [H, W, 3] bytes each.
+    """A view of the capture beside its photograph; [H, W, 3] bytes each, as far as they are there.
 
-    psnr: dB, of the whole picture. Without a photograph, truth, error and psnr are None.
+    psnr: dB, of the whole picture. step: of the rendering.
     """
 
     name: str
-    step: int
-    render: Bytes
     truth: Bytes | None = None
+    render: Bytes | None = None
     error: Bytes | None = None
     psnr: float | None = None
+    step: int = 0
 
 
 class Comparing:
@@ -122,6 +122,7 @@ class Comparing:
     ) -> None:
         self._easel, self._photographs, self._show = easel, found, show
         self._shot: Shot | None = None
+        self._truth: Bytes | None = None
         self._task: Task | None = None
 
     @property
@@ -145,27 +146,28 @@ class Comparing:
         return IN_TURN if ready else None
 
     def work(self, now: float) -> None:
-        """Render the next piece."""
+        """Show the photograph; then render, piece by piece."""
         del now
         task, shot, opened = self._task, self._shot, self._easel.opened
         if task is None or shot is None or opened is None:  # left meanwhile
             return
+        if task.share == 0:
+            self._truth = self._photographs.load(shot.name)
+            self._show(Comparison(shot.name, self._truth))
         found = self._easel.advance(task, self._easel.pace.pixels(PIECE_SECONDS))
-        if found is None or self._task is not task:
-            return
-        self._task = None
-        self._show(compared(shot.name, opened.step, found, self._photographs.load(shot.name)))
+        if found is not None and self._task is task:
+            self._task = None
+            self._show(compared(shot.name, opened.step, found, self._truth))
 
 
 def compared(name: str, step: int, found: Picture, truth: Bytes | None) -> Comparison:
     """A rendering beside its photograph: what differs, and by how much."""
     render = to_uint8(found.colour.numpy())
     if truth is None:
-        return Comparison(name, step, render)
+        return Comparison(name, render=render, step=step)
     exact = torch.from_numpy(truth).float() / 255
-    return Comparison(
-        name, step, render, truth, error_map(truth, render), psnr(exact, found.colour)
-    )
+    error = error_map(truth, render)
+    return Comparison(name, truth, render, error, psnr(exact, found.colour), step)
 
 
 def _task(shot: Shot) -> Task:

@@ -14,7 +14,8 @@ from nerfxl.viewing.scenery import Stand, Wire
 from nerfxl.viewing.sight import Array
 
 PATH_COLOUR = (214, 20, 120)
-LINE = 2.0  # pixels
+LINE = 1.5  # pixels
+CLEAR = 1.5  # sizes of a camera: around a window none is drawn
 FOLDERS = ("cameras", "tiles", "root", "path")
 
 T = TypeVar("T")
@@ -61,6 +62,11 @@ class Props:
         for stand in found:
             if stand.shot.name in self._cameras:
                 _place(self._cameras[stand.shot.name], stand.pose)
+
+    def clear(self, place: Array) -> None:
+        """Hide the cameras that a window looks through, from a place [3]; show all others."""
+        for handle in self._cameras.values():
+            handle.visible = bool(np.linalg.norm(handle.position - place) > CLEAR * self._size)
 
     def photograph(self, name: str, small: Bytes) -> None:
         """Put a small picture into a camera."""

@@ -14,8 +14,9 @@ from nerfxl.viewing.sight import ROOM, Array, field_of_view, room
 TRAIN: Colour = (74, 144, 226)
 HELD_OUT: Colour = (255, 149, 0)
 ROOT: Colour = (128, 131, 137)
+SIZES = (0.004 * ROOM, 0.05 * ROOM)  # room units, of a drawn camera
 MOST_CAMERAS = 600  # that are drawn; more are thinned out evenly
-SPACING = 0.35  # size of a drawn camera, in distances to the next one
+SPACING = 0.15  # size of a drawn camera, in distances to the next one
 
 # The edges of a box: corners, numbered by their bits, that differ in one.
 EDGES = [(a, a | 1 << axis) for a in range(8) for axis in range(3) if not a >> axis & 1]
@@ -73,7 +74,7 @@ def size_of(found: list[Stand]) -> float:
     some = places[:: max(1, len(places) // 200)]
     away = np.linalg.norm(some[:, None] - places[None], axis=2)
     away[away == 0] = np.inf
-    return float(np.clip(SPACING * np.median(away.min(axis=1)), 0.004 * ROOM, 0.08 * ROOM))
+    return float(np.clip(SPACING * np.median(away.min(axis=1)), *SIZES))
 
 
 def wires(scene: RunScene) -> list[Wire]:

@@ -22,10 +22,11 @@ class ViewsTab:
 
     def __init__(self, visitor: Visitor) -> None:
         self.visitor, self.gui = visitor, visitor.client.gui
+        self._gone = False  # whether any view was gone to
         shots = visitor.studio.scene.shots
-        self._has_test = any(shot.test for shot in shots)
+        has_test = any(shot.test for shot in shots)
         self._held_out = self.gui.add_checkbox(
-            "Held-out ones only", self._has_test, disabled=not self._has_test
+            "Held-out ones only", has_test, disabled=not has_test
         )
         self._names = self.gui.add_dropdown("View", self._choice())
         buttons = self.gui.add_button_group("Go", ["◀", "there", "▶"])
@@ -41,7 +42,7 @@ class ViewsTab:
     def step(self, by: int) -> None:
         """Go to the next view of the list, or to the one before; at its ends, to the other."""
         names = self._choice()
-        if by and self.visitor.visited is not None:  # the first step goes to the first
+        if by and self._gone:  # the first step goes to the first
             put(self._names, names[(names.index(self._names.value) + by) % len(names)])
         self.go()
 
@@ -55,20 +56,29 @@ class ViewsTab:
 
     def go(self) -> None:
         """Go to the view that is chosen, and compare it."""
-        shot = self._shot()
-        self.visitor.visit(shot)
+        self._gone = True
+        self.visitor.visit(self._shot())
         self._open()
 
     def fill(self, found: Comparison) -> None:
-        """Show a comparison."""
+        """Show a comparison, as far as it is there."""
         if found.name != self._names.value:
             return
-        self._render.image = _fitting(found.render)
-        told = f"PSNR **{found.psnr:.2f} dB**" if found.psnr is not None else "not there"
-        self._score.content = f"{told}, at step {found.step:,}"
-        self._error.visible = self._photograph.visible = found.truth is not None
-        if found.truth is not None and found.error is not None:
-            self._photograph.image, self._error.image = _fitting(found.truth), _fitting(found.error)
+        pairs = (
+            (found.truth, self._photograph),
+            (found.render, self._render),
+            (found.error, self._error),
+        )
+        for image, handle in pairs:
+            if image is not None:
+                handle.image = _fitting(image)
+            handle.visible = image is not None
+        if found.render is None:
+            self._score.content = "Rendering it at the photograph's size"
+        elif found.psnr is None:
+            self._score.content = f"No photograph to compare with; step {found.step:,}"
+        else:
+            self._score.content = f"PSNR **{found.psnr:.2f} dB** at step {found.step:,}"
 
     def _choice(self) -> list[str]:
         shots, only = self.visitor.studio.scene.shots, self._held_out.value
@@ -84,14 +94,13 @@ class ViewsTab:
 
     def _open(self) -> None:
         """Show or hide the panel; what is not shown is not rendered."""
-        wanted = self._beside.value and self.visitor.visited is not None
+        wanted = self._beside.value and self._gone
         self._panel.visible = wanted
         self.visitor.comparing.compare(self._shot() if wanted else None)
         if wanted:
             shot = self._shot()
             kind = "held out" if shot.test else "learned from"
             self._title.content = f"**{shot.name}**, {kind}"
-            self._score.content = "rendering it at the photograph's size"
         self.visitor.studio.desk.wake()
 
     def _build_panel(self) -> viser.PanelHandle:

@@ -22,6 +22,7 @@ from nerfxl.viewing.sight import WIDEST, Array, Sight, hiding, window_onto
 from nerfxl.viewing.studio import Studio
 
 QUALITY = {False: 80, True: 95}  # of JPEG, of a picture that a finer one follows, and of the last
+SAME = 1e-3  # room units, and of axes: poses that are this near are one
 ORBIT = (1.0, 8.0)  # room units: how far ahead of the camera the mouse's orbit has its centre
 
 
@@ -54,6 +55,7 @@ class Visitor:
         self.like: str | None = None
         self.hides = True  # whether the scene hides cameras and boxes that are behind it
         self.visited: Shot | None = None
+        self._size = (client.camera.image_width, client.camera.image_height)
         self.listener: Listener | None = None
         client.camera.on_update(lambda _: self.look())
 
@@ -79,9 +81,13 @@ class Visitor:
         """Ask for a picture of what the camera sees."""
         camera = self.client.camera
         width, height = camera.image_width, camera.image_height
+        if (width, height) != self._size:
+            self._size = (width, height)
+            self._fit()
         if width and height:  # a window may be hidden
             sight = Sight(self.pose, min(camera.fov, WIDEST), width, height, self.like)
             self.canvas.look(sight, time.monotonic())
+            self.props.clear(camera.position)
             self.studio.desk.wake()
 
     def go(self, pose: Array, fov: float) -> None:
@@ -104,11 +110,8 @@ class Visitor:
 
     def visit(self, shot: Shot) -> None:
         """Go where a photograph was taken, with a window that shows all of it."""
-        camera = self.client.camera
         self.visited = shot
-        self.go(
-            shot.pose, degrees(window_onto(shot.camera, camera.image_width / camera.image_height))
-        )
+        self.go(shot.pose, self._showing(shot))
 
     def home(self) -> None:
         """Go where a window begins."""
@@ -130,7 +133,6 @@ class Visitor:
             self.studio.desk.add(job)
         self.path_changed()
         self.home()
-        self.visited = None
         self.look()
         self.studio.thumbnails.want(self.props.names)
 
@@ -164,6 +166,22 @@ class Visitor:
         poses = [(room.poses(one.pose[None])[0], radians(one.fov)) for one in frames]
         self.props.draw_path(line, poses, path.width / path.height)
         self._changed()
+
+    def _showing(self, shot: Shot) -> float:
+        """The field of view of the window that shows all of a photograph, degrees."""
+        width, height = self._size
+        return degrees(window_onto(shot.camera, max(width, 1) / max(height, 1)))
+
+    def _fit(self) -> None:
+        """The window has another shape: show all of the photograph that it shows, if it does."""
+        shot = self.visited
+        if shot is not None and self._is_at(shot.pose):
+            self.client.camera.fov = radians(self._showing(shot))
+
+    def _is_at(self, pose: Array) -> bool:
+        room = self.studio.room
+        here, there = room.poses(np.stack([self.pose, pose]))
+        return bool(np.abs(here - there).max() < SAME)
 
     def _changed(self) -> None:
         if self.listener:
