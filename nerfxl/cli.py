@@ -77,6 +77,13 @@ def fit(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    view: Annotated[
+        bool,
+        typer.Option(
+            "--view",
+            help="Show it in a browser meanwhile, then until Ctrl-C (not with --quiet, --json).",
+        ),
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,13 +94,17 @@ def fit(
     from nerfxl import commands
     from nerfxl.crew import Launching
     from nerfxl.progress import Speaker
+    from nerfxl.viewing.extra import check_extra
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
+    if view:
+        check_extra()
+    about = (scene, output_dir, device, overrides, skip_missing)
+    summary = commands.fit(*about, speaker, launching, view)
     _print_json(as_json, summary)
 
 

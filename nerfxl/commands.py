@@ -6,11 +6,12 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nerfxl.beside import viewer
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
@@ -47,29 +48,35 @@ def fit(
     skip_missing: bool,
     say: Speaker,
     launching: Launching,
+    view: bool = False,
 ) -> dict[str, Any]:
     """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
 
-    Empty on a machine, or rank, that does not lead the others.
+    Empty on a machine, or rank, that does not lead the others. view: show the run in a browser
+    meanwhile, and until Ctrl-C once it has ended.
     """
     kind = device_kind(device)
-    with hired(launching, kind) as crew:
-        if not crew.leads:
-            crew.follow(say)
-            return {}
-        prepared = prepare(load_scene(scene_path, device=kind, overrides=overrides), skip_missing)
-        spec = prepared.scene.spec
-        count = crew.share(most_ranks(spec))
-        tell(prepared, kind, count, say)
-        refuse_what_will_not_fit(costs(prepared, count), kind, crew.here)
-        earlier = crew.earlier_run(output_dir / spec.name)
-        begun = nullcontext(earlier) if earlier else _beginning(output_dir, spec.name)
-        with begun as run, run.locked(say):
-            if earlier is None:
-                write(prepared, run)
-            say(f"run        {run.path}")
-            _train(crew, run, spec.train.steps, kind, say)
-    return _summary(run, say)
+    with ExitStack() as beside:
+        with hired(launching, kind) as crew:
+            if not crew.leads:
+                crew.follow(say)
+                return {}
+            scene = load_scene(scene_path, device=kind, overrides=overrides)
+            prepared = prepare(scene, skip_missing)
+            spec = prepared.scene.spec
+            count = crew.share(most_ranks(spec))
+            tell(prepared, kind, count, say)
+            refuse_what_will_not_fit(costs(prepared, count), kind, crew.here)
+            earlier = crew.earlier_run(output_dir / spec.name)
+            begun = nullcontext(earlier) if earlier else _beginning(output_dir, spec.name)
+            with begun as run, run.locked(say):
+                if earlier is None:
+                    write(prepared, run)
+                say(f"run        {run.path}")
+                if view:
+                    beside.enter_context(viewer(run, say))
+                _train(crew, run, spec.train.steps, kind, say)
+        return _summary(run, say)
 
 
 def resume(

@@ -159,7 +159,7 @@ class PathTab:
         studio, name = self.studio, self._name.value
         file = track.save(studio.path, studio.paths, name, studio.path_name)
         studio.edit(studio.path, name)
-        notify(self.visitor.client, "Saved", f"nerfxl render {studio.run.path} --path {file}")
+        notify(self.visitor.client, f"Saved as {file.name}", "In paths/ of the run's folder.")
 
     def _download(self) -> None:
         client, path = self.visitor.client, self.studio.path

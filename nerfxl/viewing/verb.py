@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import ipaddress
+import os
 import socket
 import webbrowser
 from collections.abc import Callable
@@ -12,15 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerfxl.cluster import LAUNCHER, die_with_parent
 from nerfxl.errors import UserError
 from nerfxl.opened import open_run
 from nerfxl.runs import RunFolder
+from nerfxl.viewing.extra import check_extra
 from nerfxl.viewing.studio import Studio
 
 PORT = 8080
 TRIED = 100  # ports that follow the one that was asked for
 _TAKEN = (errno.EADDRINUSE, errno.EACCES)  # the latter, of ports below 1024
-EXTRA = "nerfxl view needs viser, which is not installed: pip install 'nerfxl[view]'."
 
 Say = Callable[[str], None]
 
@@ -32,17 +33,6 @@ class Place:
     host: str = "127.0.0.1"
     port: int = PORT
     browser: bool = False
-
-
-def check_extra() -> None:
-    """See that viser is there, before anything else is done.
-
-    Raises
-    ------
-    UserError: it is not.
-    """
-    if importlib.util.find_spec("viser") is None:
-        raise UserError(EXTRA)
 
 
 def view(
@@ -60,6 +50,8 @@ def view(
     UserError: viser is missing, there is no such run, or nothing can listen at the place.
     """
     check_extra()
+    if LAUNCHER in os.environ:  # started beside a run
+        die_with_parent()
     run = RunFolder.newest(output_dir) if run_path is None else RunFolder.open(run_path)
     port = free_port(place.host, place.port)
     studio = Studio(run, lambda: open_run(run.path, device=device, memory=memory))
