@@ -84,6 +84,7 @@ class Following:
         shown = f"step {opened.step:,}" if opened else "no checkpoint yet"
         if status.state != "running":
             why = f": {status.reason}" if status.reason else ""
+            why += f"; {self._last_fault}" if self._last_fault else ""
             return f"{shown}; the run is {status.state}{why}"
         return f"{shown}; {self._progress(status, opened)}"
 

@@ -8,7 +8,7 @@ from math import radians
 from typing import Any
 
 from nerfxl.viewing.canvas import QUICK_SECONDS, Frame
-from nerfxl.viewing.controls import as_html, put, when_asked, when_pressed, when_set
+from nerfxl.viewing.controls import as_html, put, when_asked, when_set
 from nerfxl.viewing.path_tab import PathTab
 from nerfxl.viewing.photographs import Comparison
 from nerfxl.viewing.scenery import HELD_OUT, TRAIN
@@ -20,7 +20,9 @@ NOBODY = "as by nobody"
 FINEST = {"as the window": 1.0, "half of it": 0.5, "a quarter": 0.25}
 FOLDERS = {"Cameras": "cameras", "Tiles": "tiles", "Root box": "root", "Path": "path"}
 CAMERAS = Legend("", marks=((TRAIN, "learned from"), (HELD_OUT, "held out")))
-HELP = "Drag to turn, right-drag to shift, wheel to approach. **W A S D Q E** walk, arrows turn."
+HELP = """Drag to turn, right-drag to shift, wheel to approach; **W A S D Q E** walk, arrows turn.
+**N B** next photograph, the one before; **H O** start, overview; **L** upright; **K P** keyframe,
+play; **1** to **6** what is shown."""
 
 
 class Panel:
@@ -101,7 +103,9 @@ class Panel:
             when_set(self._quick, self._hurry)
             self._finest = gui.add_dropdown("At rest", list(FINEST))
             when_set(self._finest, self._sharpen)
-        when_pressed(gui.add_button("Back to the start"), visitor.home)
+        where = gui.add_button_group("Go", ["to the start", "overview"])
+        to = {"to the start": visitor.home, "overview": visitor.overview}
+        where.on_click(lambda event: to[event.target.value]())
         gui.add_markdown(HELP)
 
     def _build_switch(self, label: str, folder: str) -> None:
@@ -110,7 +114,8 @@ class Panel:
 
     def _build_keys(self) -> None:
         keys: list[tuple[Any, str, Callable[[], None]]] = [
-            ("H", "Back to the start", self.visitor.home),
+            ("H", "To the start", self.visitor.home),
+            ("O", "Overview of all boxes", self.visitor.overview),
             ("L", "Turn the camera upright", self.visitor.level),
             ("N", "Next photograph", lambda: self.views.step(1)),
             ("B", "Photograph before", lambda: self.views.step(-1)),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nerfxl.cameras import look_at
 from nerfxl.pictures import Colour, tile_colours
 from nerfxl.prepare import RunScene, Shot
 from nerfxl.rays import Box
@@ -85,6 +86,16 @@ def wires(scene: RunScene) -> list[Wire]:
         for k, (core, colour) in enumerate(zip(scene.plan.cores, colours, strict=True))
     ]
     return [*tiles, _wire(None, scene.plan.root, ROOT)]
+
+
+def overview(scene: RunScene, up: tuple[float, float, float]) -> Array:
+    """A pose from which all boxes are seen, obliquely from above: [3, 4], room units."""
+    above = np.array(up)
+    side = np.roll(above, 1)
+    away = 0.6 * side + 0.8 * np.cross(above, side) + 0.7 * above
+    root = scene.plan.root
+    centre, reach = np.array(root.centre), float(np.linalg.norm(root.size))
+    return look_at(ROOM * (centre + reach * away), ROOM * centre, above)
 
 
 def _wire(number: int | None, box: Box, colour: Colour) -> Wire:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerfxl.cluster import LAUNCHER, die_with_parent
+from nerfxl.cluster import LAUNCHER, device_kind, die_with_parent
 from nerfxl.errors import UserError
 from nerfxl.opened import open_run
 from nerfxl.runs import RunFolder
@@ -47,14 +47,15 @@ def view(
 
     Raises
     ------
-    UserError: viser is missing, there is no such run, or nothing can listen at the place.
+    UserError: viser is missing, there is no such run or device, or nothing can listen at the place.
     """
     check_extra()
     if LAUNCHER in os.environ:  # started beside a run
         die_with_parent()
+    kind = device_kind(device)
     run = RunFolder.newest(output_dir) if run_path is None else RunFolder.open(run_path)
     port = free_port(place.host, place.port)
-    studio = Studio(run, lambda: open_run(run.path, device=device, memory=memory))
+    studio = Studio(run, lambda: open_run(run.path, device=kind, memory=memory))
     from nerfxl.viewing.page import serving  # with viser, which may be missing
 
     say(f"run        {run.path}")

@@ -17,13 +17,15 @@ from nerfxl.viewing.canvas import Canvas, Frame
 from nerfxl.viewing.photographs import Comparing, Comparison
 from nerfxl.viewing.player import Player
 from nerfxl.viewing.props import Props
+from nerfxl.viewing.scenery import overview
 from nerfxl.viewing.shows import Legend, Show
 from nerfxl.viewing.sight import WIDEST, Array, Sight, hiding, window_onto
 from nerfxl.viewing.studio import Studio
 
 QUALITY = {False: 80, True: 95}  # of JPEG, of a picture that a finer one follows, and of the last
+OVERVIEW = 50.0  # degrees
 SAME = 1e-3  # room units, and of axes: poses that are this near are one
-ORBIT = (1.0, 8.0)  # room units: how far ahead of the camera the mouse's orbit has its centre
+ORBIT = (1.0, 20.0)  # room units: how far ahead of the camera the mouse's orbit has its centre
 
 
 class Listener(Protocol):
@@ -117,6 +119,12 @@ class Visitor:
         """Go where a window begins."""
         self.visit(self.studio.home)
 
+    def overview(self) -> None:
+        """Go where all boxes are seen."""
+        self.visited = None
+        pose = overview(self.studio.scene, self.studio.up)
+        self.go(self.studio.room.inverse().poses(pose[None])[0], OVERVIEW)
+
     def again(self) -> None:
         """Show the last picture once more: it is to be shown in another way."""
         self.canvas.repaint()
@@ -132,7 +140,10 @@ class Visitor:
         for job in self.jobs:
             self.studio.desk.add(job)
         self.path_changed()
-        self.home()
+        if self.studio.easel.opened is None:  # there are only boxes and cameras to see
+            self.overview()
+        else:
+            self.home()
         self.look()
         self.studio.thumbnails.want(self.props.names)
 
