@@ -436,7 +436,10 @@ def study(
 def pose(
     photos: Annotated[Path, typer.Argument(help="Folder of photographs, or a video.")],
     out: Annotated[Path, typer.Option(help="Folder of the capture; new, or one to go on with.")],
-    frames: Annotated[int, typer.Option(min=2, help="Of a video: about as many are taken.")] = 200,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=2, help="Of a video: about as many are taken; 200 if left out."),
+    ] = None,
     matching: Annotated[
         Literal["auto", "sequential", "exhaustive", "spatial"],
         typer.Option(help="Which photographs to compare: neighbours in time, all, or by GPS."),

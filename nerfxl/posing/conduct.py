@@ -97,8 +97,8 @@ class Posing:
         part = fresh(self.journal.folder / "images.part")
         files, source = self.source.files, self.source.path
         if files is None:
-            with shown(self.say, "frames", self.ask.frames) as tick:
-                selection = frames.selected(source, self.ask.frames, part, tick)
+            with shown(self.say, "frames", self.ask.stretches) as tick:
+                selection = frames.selected(source, self.ask.stretches, part, tick)
             found, damage = selection.photographs, selection.damage
             told = f"{len(found)} of {selection.frames:,} frames, the sharpest of each stretch"
         else:
@@ -129,6 +129,13 @@ class Posing:
     def places(self, photographs: Sequence[Photograph]) -> list[gps.Place | None]:
         """Where the photographs were taken, as far as GPS tells."""
         table = gps.read_table(self.source.table) if self.source.table else {}
+        names = [name for one in photographs for name in gps.names_of(one)]
+        if table and not table.keys() & set(names):
+            raise UserError(
+                f"{self.source.table}: none of its {len(table)} lines is of one of the "
+                f"{len(photographs)} photographs, such as {photographs[0].source}; write their "
+                "names into it, or move it elsewhere."
+            )
         return gps.located(photographs, table)
 
     def choice(
@@ -189,7 +196,12 @@ def _source(ask: Ask) -> Source:
         raise UserError(f"{photos}: no such folder or video; give the photographs to pose.")
     if photos.is_dir() and photos.resolve() == ask.out.resolve():
         raise UserError(f"--out {ask.out}: this is the photographs' own folder; name a new one.")
-    table = gps.table_beside(photos)
+    if photos.is_dir() and ask.frames is not None:
+        raise UserError(
+            f"--frames {ask.frames}: {photos} is a folder, of which all photographs are taken; "
+            "leave it out, or give a video."
+        )
+    table = gps.table_beside(photos) if photos.is_dir() else None
     if table is not None:
         gps.read_table(table)  # a mistake is told before hours of work
     if photos.is_dir():

@@ -44,14 +44,14 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
     lost = [names[row] for row in mapping.strays(poses[:, :, 3])] if walk else []
     if lost:
         mapping.without(model, lost)
-    focal, doubt = _settled_focal(model, ask.focal is not None, deviation, posed.lenses)
-    names, poses = outcome.poses_of(model)
+    focal, doubt = settled_focal(model, ask.focal is not None, deviation, posed.lenses)
+    registered, poses = outcome.poses_of(model)
     at = {one.name: place for one, place in zip(posed.photographs, posed.places, strict=True)}
-    places = [at[name] for name in names]
+    places = [at[name] for name in registered]
     found = georeference(poses, outcome.points_of(model), places, ask.up, ask.seed)
     outcome.placed(model, found.transform)
     outcome.write_model(model, out, ask.cores)
-    outcome.write_transforms(model, out, found.told)
+    both = outcome.write_transforms(model, out, found.told)
     write_atomic(out / "georeference.json", json.dumps(found.told, indent=1) + "\n")
     main = posed.lenses[0]
     scene = outcome.write_scene(out, main.width, main.height)
@@ -65,10 +65,11 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
     known = [damage, found.warning, doubt, *warnings(report, posed.attempts)]
     report["warnings"] = [line for line in known if line]
     write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
-    return {"said": f"{out}: images, sparse/0, transforms.json, georeference.json, scene.yaml"}
+    names = ["images", "sparse/0", *(["transforms.json"] if both else []), "georeference.json"]
+    return {"said": f"{out}: {', '.join(names)}, scene.yaml"}
 
 
-def _settled_focal(
+def settled_focal(
     model: Any, given: bool, deviation: float | None, lenses: Sequence[Lens]
 ) -> tuple[str, str]:
     """Hold focal lengths to what is known where motion leaves them open; words, and a warning."""

@@ -61,10 +61,14 @@ def located(photographs: Sequence[Photograph], table: Mapping[str, Place]) -> li
     """Return the place of each photograph, by the table where it names it, or by its EXIF."""
     found: list[Place | None] = []
     for one in photographs:
-        source = PurePosixPath(one.source)
-        keys = (str(source), source.name, source.stem, one.name)
-        found.append(next((table[key] for key in keys if key in table), one.gps))
+        found.append(next((table[key] for key in names_of(one) if key in table), one.gps))
     return found
+
+
+def names_of(photograph: Photograph) -> tuple[str, ...]:
+    """Names by which a table may call a photograph."""
+    source = PurePosixPath(photograph.source)
+    return str(source), source.name, source.stem, photograph.name
 
 
 def origin_of(places: Sequence[Place]) -> tuple[float, float, float | None]:

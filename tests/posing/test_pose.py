@@ -63,7 +63,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def posed(photos: Path) -> Posed:
     """Posed once, for all tests that look at it."""
     out = photos.parent / "capture"
-    asked = Ask(photos, out, 200, "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2)
+    asked = Ask(
+        photos, out, None, "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2
+    )
     report = conduct.pose(asked, Speaker(quiet=True))
     return Posed(photos, out, report)
 
@@ -142,6 +144,8 @@ def test_the_same_command_again_does_nothing_and_says_so(posed: Posed, here: Her
     assert said.out.count("(done before)") == 5
     assert "registered 9 of 10 photographs" in said.out
     assert said.out.rstrip().endswith(f"nerfxl plan {posed.out}/scene.yaml")
+    said = here("pose", posed.photos, "--out", posed.out, "--json")
+    assert json.loads(said.out) == posed.report
     assert before == {name: (posed.out / name).stat().st_mtime_ns for name in PRODUCTS}
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from nerfxl.cameras import look_at
 from nerfxl.paths import orbit
+from nerfxl.posing import mapping
 from nerfxl.posing.exif import read_exif
+from nerfxl.posing.finish import settled_focal
 from nerfxl.posing.georeference import fit_horizontal, georeference
 from nerfxl.posing.gps import Place, located, plane, read_table
 from nerfxl.posing.level import level
-from nerfxl.posing.matching import lenses
+from nerfxl.posing.matching import Lens, lenses
 from nerfxl.posing.pairs import FEW, NEIGHBOURS, choose
 from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import reasons
@@ -74,6 +77,7 @@ def circle(random: np.random.Generator) -> tuple[Array, Array]:
     ("made", "how", "limit"),
     [(street, "cameras", 3.0), (flight, "ground", 1.5), (circle, "cameras", 0.5)],
 )
+@settings(max_examples=20)
 @given(axis=st.tuples(numbers, numbers, st.just(1.0)), angle=st.floats(-3, 3))
 def test_up_is_found_in_any_axes(
     made: object, how: str, limit: float, axis: tuple[float, float, float], angle: float
@@ -93,6 +97,7 @@ def test_the_user_says_what_is_up() -> None:
     assert level(poses, points, "ground").how == "ground"
 
 
+@settings(max_examples=20)
 @given(
     st.floats(0.01, 100),
     st.floats(-3.1, 3.1),
@@ -180,6 +185,7 @@ def test_the_choice_of_pairs_and_its_reason() -> None:
     assert plane([None, None]) is None
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 400), st.sampled_from(["sequential", "exhaustive", "spatial"]))
 def test_pairs_are_of_two_photographs_once_and_link_all(count: int, kind: str) -> None:
     random = np.random.default_rng(count)
@@ -261,3 +267,36 @@ def test_every_photograph_left_out_has_its_reason() -> None:
     counts["i"] = 500
     (only,) = reasons(["i"], ["a"], [], counts, inliers).values()
     assert "matches no other photograph" in only
+
+
+def dataset() -> pycolmap.Reconstruction:
+    """Cameras all around 100 points, focal length 1280 pixels."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig = 1, 8
+    pycolmap.set_random_seed(SEED)
+    model = pycolmap.synthesize_dataset(options)
+    noise = pycolmap.SyntheticNoiseOptions()
+    noise.point2D_stddev = 0.5
+    pycolmap.synthesize_noise(noise, model)
+    return model
+
+
+def test_a_focal_length_that_many_directions_tell_is_refined() -> None:
+    deviation = mapping.focal_deviation(dataset())
+    assert deviation is not None
+    assert 0 < deviation < mapping.UNSURE
+
+
+def test_a_known_focal_length_is_held_where_motion_leaves_it_open() -> None:
+    model = dataset()
+    names = tuple(image.name for image in model.images.values())
+    lens = [Lens(1024, 768, names, 1300.0, "EXIF")]
+    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=lens)
+    (camera,) = model.cameras.values()
+    assert camera.focal_length == 1300.0
+    assert model.compute_mean_reprojection_error() < 3
+    assert (told, doubt) == ("held, by EXIF: motion leaves it open to 2.0% and more", "")
+    unknown = [Lens(1024, 768, names, None, "none")]
+    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=unknown)
+    assert doubt.startswith("the focal length is a guess")
+    assert camera.focal_length == 1300.0

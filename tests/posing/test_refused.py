@@ -107,6 +107,13 @@ def blank(folder: Path) -> None:
         pytest.param(
             lambda _: 0, ["--matching", "spatial"], "--matching spatial needs GPS", id="no GPS"
         ),
+        pytest.param(lambda _: 0, ["--frames", 9], "is a folder, of which all", id="frames"),
+        pytest.param(
+            table("image,lat,lon", "other.jpg,1,2"),
+            [],
+            f"none of its 1 lines is of one of the 3 photographs, such as {FRAMES[0]}",
+            id="table of others",
+        ),
         pytest.param(
             lambda folder: Image.new("RGB", (100, 90)).save(folder / "other.png"),
             ["--focal", 300],
@@ -127,8 +134,8 @@ def test_it_is_refused(
     assert said.err.startswith("nerfxl: ")
     assert said.err.count("\n") == 1
     assert sorted(file.name for file in folder.iterdir()) == before
-    kept = ("--matching", "--focal")  # known only when the photographs are in place
-    assert (tmp_path / "capture").exists() == (bool(options) and options[0] in kept)
+    late = "such as" in sentence or any(one in ("--matching", "--focal") for one in options)
+    assert (tmp_path / "capture").exists() == late  # known only when photographs are in place
 
 
 def test_a_place_for_the_capture_that_is_taken(tmp_path: Path, here: Here) -> None:

@@ -176,7 +176,7 @@ def check_path(page: Page, run: Path, opened: Opened, until: Until) -> None:
     for frame, shot in zip(found.keyframes, (views[1], home), strict=True):
         np.testing.assert_allclose(frame.pose, shot.pose, atol=1e-3)
     page.get_by_role("button", name="Save in the run's folder").click()  # it is its own file now
-    page.get_by_label("Name").fill("../elsewhere")
+    page.locator('input[value="path"]').last.fill("../elsewhere")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Save in the run's folder").click()
     page.get_by_text("cannot name a path").wait_for()
