@@ -10,13 +10,14 @@ from nerfxl_kernels.march import place
 from nerfxl_kernels.segment import segment
 from torch import Tensor
 
+from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, GatherRoute
 from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Batch, Segment, Still
-from nerfxl.regions import Regions
-from nerfxl.render import FAR, Cast, Renderer, distance
+from nerfxl.rays import Batch, Segment, Still, distance
+from nerfxl.regions import Regions, holds
+from nerfxl.render import FAR, Cast, Renderer, ask
 from nerfxl.spec import SamplingSpec
 
 
@@ -29,6 +30,9 @@ class Painter(Protocol):
 
     def still(self, batch: Batch, padding: float, samples: int) -> Still:
         """Pixels of rays that nobody learns from; a collective."""
+
+    def query(self, points: Tensor, directions: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Density and colour of points, where this process holds all tiles (see `Renderer`)."""
 
 
 class InSpace:
@@ -94,10 +98,24 @@ class InSpace:
         colour = said[:, 1:] / density.clamp(min=1e-30)[:, None]
         values, _ = segment(density, colour, length, (m0 + m1) / 2, m1 - m0, offsets)
         whole = Segment(values)
-        through = torch.exp(-whole.tau)
-        depth = distance(path, (whole.moment + through).clamp(0, 1))
-        colour = whole.colour + through[:, None] * sky
-        return Still(colour, depth, len(own.m0))
+        colour = whole.colour + torch.exp(-whole.tau)[:, None] * sky
+        return Still.of(whole, path, colour, len(own.m0))
+
+    @torch.no_grad()
+    def query(self, points: Tensor, directions: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N], 1 / scene unit, and colour [N, 3]: the mean of the NeRFs at hand."""
+        weights = self.regions.weights(points)
+        if not self.plan.open:
+            weights = weights * holds(self.plan.root, points)[:, None]
+        density, colour = points.new_zeros(len(points)), torch.zeros_like(points)
+        made = self.renderer
+        for k, tile, shared in zip(self.exchange.own, made.tiles, made.shared, strict=True):
+            own = (weights[:, k] > 0).nonzero()[:, 0]
+            those = (points[own], directions[own], view[own])
+            dense, bright = ask(tile, shared, *those)
+            density[own] += weights[own, k] * dense
+            colour[own] += (weights[own, k] * dense)[:, None] * bright
+        return density, colour / density.clamp(min=1e-30)[:, None]
 
     def _ends(self, cast: Cast) -> Tensor:
         """The tile in which each ray ends, or the nearest to its end if it meets none: [n]."""
@@ -123,15 +141,27 @@ class InPicture:
         weights = self.regions.weights(batch.rays.origins)
         parts, asked = [], 0
         for k, renderer in zip(self.exchange.own, self.renderers, strict=True):
-            rows = weights.new_zeros(len(batch.rays), 4)
+            rows = weights.new_zeros(len(batch.rays), Still.WIDTH)
             near = weights[:, k] > 0
             if bool(near.any()):
                 view = None if batch.view is None else batch.view[near]
                 some = Batch.of(batch.rays[near], batch.jitter[near], view)
                 found = renderer.still(some, padding, samples)
-                seen = torch.cat([found.colour, found.depth[:, None]], 1)
-                rows[near] = seen * weights[near, k, None]
+                rows[near] = found.columns() * weights[near, k, None]
                 asked += found.samples
             parts.append(rows.reshape(-1))
-        whole = self.exchange.sum_in_tile_order(torch.stack(parts)).reshape(-1, 4)
-        return Still(whole[:, :3], whole[:, 3], asked)
+        whole = self.exchange.sum_in_tile_order(torch.stack(parts)).reshape(-1, Still.WIDTH)
+        return Still.from_columns(whole, asked)
+
+    def query(self, points: Tensor, directions: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Refuse: it depends on where one stands.
+
+        Raises
+        ------
+        UserError: always.
+        """
+        del points, directions, view
+        raise UserError(
+            "train.mode is independent-2d: its NeRFs are blended in the picture, so that no point "
+            "of space has one density; use a run of joint, ddp or independent-3d."
+        )

@@ -1,10 +1,10 @@
-"""Cameras: from pixels to rays, and paths for cameras that took no photograph."""
+"""Cameras: from pixels to rays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import pi
+from math import acos, degrees, isfinite, pi, radians, tan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,10 +192,28 @@ class Camera:
         return rays
 
 
+def pinhole(width: int, height: int, fov: float) -> Camera:
+    """A camera without distortion, its axis through the middle; fov: vertical, degrees.
+
+    >>> pinhole(400, 200, 90).params
+    (100.0, 100.0, 200.0, 100.0)
+    """
+    focal = round(height / 2 / tan(radians(fov) / 2), 9)
+    return Camera("PINHOLE", width, height, (focal, focal, width / 2, height / 2))
+
+
+def vertical_fov(camera: Camera) -> float:
+    """Degrees between the middles of a picture's upper and lower edge; 90 where there is no ray."""
+    middle = camera.width / 2
+    up, down = camera.directions_at(np.array([[middle, 0.0], [middle, camera.height]]))
+    angle = degrees(acos(np.clip(up @ down, -1, 1)))
+    return angle if isfinite(angle) else 90.0
+
+
 def look_at(
     eye: Sequence[float] | NDArray[np.float64],
     target: Sequence[float] | NDArray[np.float64],
-    up: Sequence[float] = (0.0, 0.0, 1.0),
+    up: Sequence[float] | NDArray[np.float64] = (0.0, 0.0, 1.0),
 ) -> NDArray[np.float64]:
     """Pose of a camera at eye that looks at target and holds its upper edge towards up.
 
@@ -220,25 +238,3 @@ def look_at(
         right = np.cross(forward, (0.0, 1.0, 0.0))
     right = right / np.linalg.norm(right)
     return np.stack([right, np.cross(forward, right), forward, origin], axis=1)
-
-
-def orbit(
-    centre: Sequence[float] | NDArray[np.float64], radius: float, height: float, count: int
-) -> list[NDArray[np.float64]]:
-    """Poses on a level circle whose cameras look at centre; the circle closes, z is up.
-
-    Parameters
-    ----------
-    centre: [3], what is looked at. radius: of the circle. height: of the circle above centre.
-    count: number of poses, evenly spaced, counter-clockwise seen from above, the first towards +x.
-
-    Returns
-    -------
-    Poses [3, 4], in the coordinates of centre.
-    """
-    middle = np.asarray(centre, dtype=np.float64)
-    turns = 2 * pi * np.arange(count) / count
-    circle = np.stack(
-        [radius * np.cos(turns), radius * np.sin(turns), np.full(count, float(height))], axis=1
-    )
-    return [look_at(eye, middle) for eye in middle + circle]

@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import safetensors.torch
+import safetensors
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -28,6 +28,7 @@ SHARED = "shared.safetensors"
 LATEST = "latest"
 
 Scalar = str | int | float
+Wanted = Callable[[str], bool]
 
 _FOLDER = re.compile(r"step-(\d{9,})")
 
@@ -81,6 +82,7 @@ class Checkpoint:
     any number of ranks is loaded on any other. passed_over: what is wrong with each newer one.
     """
 
+    folder: Path
     step: int
     tiles: dict[int, dict[str, Tensor]]
     shared: dict[str, Tensor]
@@ -88,7 +90,24 @@ class Checkpoint:
     passed_over: tuple[str, ...] = ()
 
 
-def load(checkpoints: Path, origin: Origin, tiles: Iterable[int], ranks: Ranks) -> Checkpoint:
+def everything(name: str) -> bool:
+    """Want every tensor."""
+    del name
+    return True
+
+
+def fields(name: str) -> bool:
+    """Want what pictures are made of, and nothing that only training goes on with."""
+    return not name.startswith("optimiser.")
+
+
+def load(
+    checkpoints: Path,
+    origin: Origin,
+    tiles: Iterable[int],
+    ranks: Ranks,
+    wanted: Wanted = everything,
+) -> Checkpoint:
     """Read the newest checkpoint that all ranks find whole; a collective.
 
     Every rank reads its shards of the newest one. If any finds damage, all go to the one before
@@ -104,6 +123,8 @@ def load(checkpoints: Path, origin: Origin, tiles: Iterable[int], ranks: Ranks) 
         The tiles to read: those of this rank.
     ranks
         Who reads; the tensors go to their device.
+    wanted
+        Which tensors, by name; the files' hashes are verified all the same.
 
     Raises
     ------
@@ -117,12 +138,12 @@ def load(checkpoints: Path, origin: Origin, tiles: Iterable[int], ranks: Ranks) 
     for name in names:
         folder, fault, found = checkpoints / name, "", None
         try:
-            found = read(folder, origin, own, ranks.device)
+            found = read(folder, origin, own, ranks.device, wanted)
         except UserError as error:
             fault = str(error)
         faults = [other for other in ranks.gather_json(fault) if other]
         if found and not faults:
-            return Checkpoint(found.step, found.tiles, found.shared, found.meta, tuple(passed_over))
+            return replace(found, passed_over=tuple(passed_over))
         passed_over.append(faults[0])
         if ranks.first:
             sys.stderr.write(f"nerfxl: {faults[0]} Trying the checkpoint before it.\n")
@@ -134,6 +155,7 @@ def read(
     origin: Origin,
     tiles: Iterable[int] | None = None,
     device: torch.device | str = "cpu",
+    wanted: Wanted = everything,
 ) -> Checkpoint:
     """Read one checkpoint and verify the hash of every file that is read; tiles: None is all.
 
@@ -144,11 +166,15 @@ def read(
 
     """
     manifest = read_manifest(folder, origin)
-    wanted = range(manifest.tiles) if tiles is None else tiles
+
+    def tensors(name: str) -> dict[str, Tensor]:
+        return _read(folder, name, manifest, device, wanted)
+
     return Checkpoint(
+        folder=folder,
         step=manifest.step,
-        tiles={tile: _read(folder, shard(tile), manifest, device) for tile in wanted},
-        shared=_read(folder, SHARED, manifest, device) if SHARED in manifest.files else {},
+        tiles={k: tensors(shard(k)) for k in (range(manifest.tiles) if tiles is None else tiles)},
+        shared=tensors(SHARED) if SHARED in manifest.files else {},
         meta=manifest.meta,
     )
 
@@ -162,7 +188,7 @@ def verify(folder: Path, name: str, manifest: Manifest) -> int:
         If it is missing, truncated or damaged.
 
     """
-    return len(_read(folder, name, manifest, "cpu"))
+    return len(_read(folder, name, manifest, "cpu", everything))
 
 
 def newest_first(checkpoints: Path) -> list[Path]:
@@ -296,23 +322,26 @@ def _check_size(file: Path, size: int) -> None:
 
 
 def _read(
-    folder: Path, name: str, manifest: Manifest, device: torch.device | str
+    folder: Path, name: str, manifest: Manifest, device: torch.device | str, wanted: Wanted
 ) -> dict[str, Tensor]:
     sha, size = manifest.files[name]
     file = folder / name
     _check_size(file, size)
     try:
-        data = file.read_bytes()
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     # safetensors has no checksum of its own: a flipped bit would load without a word.
-    if hashlib.sha256(data).hexdigest() != sha:
+    if found != sha:
         raise UserError(f"{file} is damaged: its sha256 is not the manifest's.")
     try:
-        tensors = safetensors.torch.load(data)
+        with safetensors.safe_open(file, "pt") as held:
+            names = [one for one in held.keys() if wanted(one)]  # noqa: SIM118  it is no dict
+            # Copies: a tensor that is a view of the file would die with the file.
+            return {one: held.get_tensor(one).to(device, copy=True) for one in names}
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: it is no safetensors file.") from error
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _digest_of(content: Mapping[str, object]) -> str:

@@ -43,6 +43,14 @@ Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same comma
 Endpoint = Annotated[
     str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GiB for hash tables, a process; tiles that do not fit are read as they are "
+        "seen. Half of what is free if left out.",
+    ),
+]
 SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
 
 
@@ -212,22 +220,55 @@ def render(
         Literal["test", "train", "all"], typer.Option(help="Which of the capture's views.")
     ] = "test",
     path: Annotated[
-        Literal["orbit"] | None, typer.Option(help="A camera path in place of the views.")
+        str | None,
+        typer.Option(
+            help="In place of the views: orbit, spiral, flythrough (along all cameras), "
+            "interpolate (through those of --split), or a file, NAME.json."
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Pictures along the path.")] = 60,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Pictures along the path; 60, or as its file says.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT, pixels, such as 1280x720.")
+    ] = None,
+    fov: Annotated[
+        float | None, typer.Option(min=1, max=179, help="Vertical field of view, degrees.")
+    ] = None,
+    show: Annotated[
+        str,
+        typer.Option(
+            help="What of each: colour, depth, opacity, normals, tiles, spread (of the depth), "
+            "map (depth in 16 bits); comma separated."
+        ),
+    ] = "colour,depth",
+    video: Annotated[bool, typer.Option("--video", help="A film of them, too: MP4.")] = False,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, max=240, help="Of the film; 30, or as the path's file.")
+    ] = None,
+    look: Annotated[
+        str | None, typer.Option(help="Photograph whose appearance and exposure all take.")
+    ] = None,
+    memory: Memory = None,
     nproc: Nproc = None,
     device: Device = "auto",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Render a run, colour and depth, without its photographs; the newest run if none is named.
+    """Render a run without its photographs: its views, or along a path; pictures or a film.
 
-    Example: nerfxl render --path orbit --frames 24
+    Stopped, it goes on where it was. Example: nerfxl render --path orbit --frames 90 --video
     """
     from nerfxl import commands
     from nerfxl.progress import Speaker
+    from nerfxl.shooting import Wish
 
-    speaker = Speaker(quiet=quiet)
-    commands.render(run, output_dir, path or split, frames, nproc, device, speaker)
+    if fps is not None and not video:
+        raise UserError("--fps is of a film: ask for one with --video.")
+    wish = Wish(split, path, frames, _size(size), fov, show, video, fps, look)
+    speaker = Speaker(quiet=quiet or as_json)
+    made = commands.render(run, output_dir, wish, memory, nproc, device, speaker)
+    _print_json(as_json, made)
 
 
 @app.command()
@@ -291,6 +332,20 @@ def study(
     about = (kind, scene, output_dir, tiles, modes, seeds, overrides, nproc, device)
     found = conduct(Ask(*about, skip_missing, report, command), Speaker(quiet=quiet or as_json))
     _print_json(as_json, found)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT, as two numbers.
+
+    >>> _size("1280x720")
+    (1280, 720)
+    """
+    if text is None:
+        return None
+    width, mark, height = text.lower().partition("x")
+    if not (mark and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--size {text}: give width and height in pixels, such as 1280x720.")
+    return int(width), int(height)
 
 
 def _print_json(wanted: bool, value: dict[str, Any]) -> None:

@@ -54,10 +54,10 @@ def joined(
     here = places.here()
     among = (0, 1) if here.own_gpus else (here.local_rank, here.local_size)
     place = choose_device(device, *among)
-    threads = _use_threads(here.local_size)
     if here.size == 1:
-        yield Ranks(0, 1, place, threads)
+        yield alone(device)
         return
+    threads = _use_threads(here.local_size)
     die_with_parent()
     store = meet(here) if store is None else store
     _join(here, store, place, timeout)
@@ -69,6 +69,18 @@ def joined(
     # Only after a clean run: after an error the peers may be gone, and waiting for them hides
     # the cause. The operating system closes the sockets, which is how the peers learn of it.
     dist.destroy_process_group()
+
+
+def alone(device: str = "auto") -> Ranks:
+    """Be one process with nobody else, on all cores or one GPU.
+
+    Raises
+    ------
+    UserError
+        If the device is unknown or not there.
+
+    """
+    return Ranks(device=choose_device(device), threads=_use_threads(1))
 
 
 def meet(place: Place) -> Store:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
 from nerfxl.ensemble import most_ranks
 from nerfxl.errors import UserError
+from nerfxl.film import check_film
 from nerfxl.inspection import inspected, show_run
 from nerfxl.launch import RankFailedError
+from nerfxl.opened import learned_shots
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
-from nerfxl.progress import Speaker, following
-from nerfxl.runs import RunFolder, recording
+from nerfxl.progress import Speaker, counting, following, spoken
+from nerfxl.runs import RunFolder, make_folder, recording, write_atomic
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
+from nerfxl.shooting import SHOOTING, Wish, arranged
 from nerfxl.tally import exchanged
 from nerfxl.worker import Job
 
@@ -132,24 +136,40 @@ def evaluate(
 def render(
     run_path: Path | None,
     output_dir: Path,
-    views: str,
-    frames: int,
+    wish: Wish,
+    memory: float | None,
     nproc: int | None,
     device: str,
     say: Speaker,
-) -> None:
-    """Render the newest checkpoint of a run."""
+) -> dict[str, Any]:
+    """Render the newest checkpoint of a run; where the pictures are, and how many."""
     kind = device_kind(device)
     with hired(Launching(nproc), kind) as crew:
         if not crew.leads:
             crew.follow(say)
-            return
+            return {}
         run = _run(run_path, output_dir, say)
-        crew.share(most_ranks(read_back(run).spec))
-        start = time.monotonic()
-        job = Job("render", str(run.path.absolute()), kind, views=views, frames=frames)
-        crew.work(crew.announce(job, run), run, say)
-    say(f"pictures   {run.renders / views}, in {time.monotonic() - start:.0f} s")
+        scene = read_back(run)
+        shooting = arranged(wish, scene, learned_shots(run, scene))
+        if shooting.fps:
+            check_film()
+        count = crew.share(most_ranks(scene.spec))
+        say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
+        folder, start = run.renders / wish.name, time.monotonic()
+        make_folder(folder)
+        write_atomic(folder / SHOOTING, shooting.to_json())
+        job = Job("render", str(run.path.absolute()), kind, into=wish.name, memory=memory)
+        last = [folder / shooting.files(frame)[-1] for frame in shooting.frames]
+        done = partial(_there, last)
+        with counting(done, len(last), "picture", say.console, say.quiet):
+            crew.work(crew.announce(job, run), run, say)
+    seconds = time.monotonic() - start
+    say(f"pictures   {folder}, {len(last)} in {spoken(seconds)}")
+    films = sorted(str(file) for file in folder.glob("*.mp4")) if shooting.fps else []
+    for film in films:
+        say(f"film       {film}")
+    found = {"run": str(run.path), "folder": str(folder), "pictures": len(last), "films": films}
+    return {**found, "seconds": round(seconds, 3)}
 
 
 @contextmanager
@@ -218,3 +238,8 @@ def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
         say(f"exchange   {words}")
     say(f"pictures   {file.parent}")
     return {**summary, "run": str(run.path), "pictures": str(file.parent)}
+
+
+def _there(files: Sequence[Path]) -> int:
+    """How many of the files exist."""
+    return sum(file.exists() for file in files)

@@ -10,18 +10,23 @@ import torch
 from torch import Tensor
 
 from nerfxl.blend import InPicture, InSpace, Painter
-from nerfxl.checkpoint import Checkpoint
+from nerfxl.checkpoint import Checkpoint, Origin, fields, load, shard
 from nerfxl.exchange import Replicated, deal
+from nerfxl.field import Tile
 from nerfxl.model import Model
+from nerfxl.paging import TABLE, Paged, Pager
 from nerfxl.partition import Plan, plan
+from nerfxl.plan_report import available_memory
 from nerfxl.prepare import RunScene
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Box
 from nerfxl.regions import Regions
+from nerfxl.runs import RunFolder
 from nerfxl.spec import SceneSpec
 from nerfxl.spec_training import TrainSpec
 
 OVERLAP = {"independent-3d": 0.15, "independent-2d": 0.5}  # Mega-NeRF's, Block-NeRF's
+FREE_SHARE = 0.5  # of the memory that is free, for hash tables, unless another limit is given
 SHARED = "shared."  # begins the names of what an independent NeRF keeps of the shared layers
 
 
@@ -60,6 +65,7 @@ class Ensemble:
 
     members: list[Member]
     painter: Painter
+    pager: Pager | None = None
 
     @property
     def tiles(self) -> list[int]:
@@ -70,15 +76,59 @@ class Ensemble:
         """Take the fields of a checkpoint."""
         for member in self.members:
             member.load(checkpoint)
+            for number, tile in zip(member.numbers, member.model.tiles, strict=True):
+                if self.pager is not None and isinstance(tile, Paged):
+                    self.pager.add(number, tile, checkpoint.folder / shard(number))
 
 
-def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
+def restore(
+    run: RunFolder, scene: RunScene, ranks: Ranks, memory: float | None = None, sharing: int = 1
+) -> tuple[Ensemble, Checkpoint]:
+    """The NeRFs of a run's newest whole checkpoint, to make pictures of; a collective.
+
+    memory: GiB that the hash tables of this rank's tiles may take; those that do not fit are read
+    when they are asked for. None: half of what is free, which so many processes share.
+
+    Raises
+    ------
+    UserError: none is whole.
+    """
+    spec, tiles = scene.spec, len(scene.plan)
+    held = tiles if spec.train.mode == "ddp" else len(deal(tiles, ranks.size)[ranks.rank])
+    free = FREE_SHARE * available_memory(ranks.device) / sharing
+    room = free if memory is None else memory * 2**30
+    pager = None if held * table_bytes(spec) <= room else Pager(round(room), ranks.device)
+    ensemble = assemble(scene, ranks, pager)
+    origin = Origin.of(run, scene.spec.name, scene.plan)
+    wanted = fields if pager is None else (lambda name: fields(name) and name != TABLE)
+    found = load(run.checkpoints, origin, ensemble.tiles, ranks, wanted)
+    ensemble.load(found)
+    settle(ensemble, scene)
+    return ensemble, found
+
+
+def table_bytes(spec: SceneSpec) -> int:
+    """Of a tile's hash table, nearly all that pictures need of it."""
+    field = spec.field
+    return 4 * field.levels * field.features << field.log2_table
+
+
+def settle(ensemble: Ensemble, scene: RunScene) -> None:
+    """Give views that nobody took their look, before pictures are made."""
+    trained = [row for row, shot in enumerate(scene.shots) if not shot.test]
+    for member in ensemble.members:
+        member.model.shared.views.settle(trained, scene.spec.appearance.at_test)
+
+
+def assemble(scene: RunScene, ranks: Ranks, pager: Pager | None = None) -> Ensemble:
     """Make the NeRFs that are this rank's to hold: 'joint' and 'ddp' one, else one an own tile."""
     spec, views = scene.spec, len(scene.shots)
+    kind = Tile if pager is None else Paged
     if not spec.train.independent:
         ddp = Replicated(ranks, len(scene.plan)) if spec.train.mode == "ddp" else None
-        model = Model(spec, scene.plan, scene.near, ranks, views=views, exchange=ddp)
-        return Ensemble([Member(model, model.exchange.own)], model.renderer)
+        whole = (spec, scene.plan, scene.near, ranks)
+        model = Model(*whole, views=views, exchange=ddp, kind=kind)
+        return Ensemble([Member(model, model.exchange.own)], model.renderer, pager)
     stood = np.stack([shot.pose[:, 3] for shot in scene.shots if not shot.test])
     found = regions(spec, scene.plan, torch.from_numpy(scene.world.points(stood)))
     in_space = spec.train.mode == "independent-3d"
@@ -91,7 +141,7 @@ def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
         else:
             cut = Plan(scene.plan.root, scene.plan.open, nodes=())
             sees = {"group": found.box(k)}
-        model = Model(_of_one(spec, k), cut, scene.near, alone, views=views)
+        model = Model(_of_one(spec, k), cut, scene.near, alone, views=views, kind=kind)
         members.append(Member(model, (k,), **sees))
     tiles = [member.model.tiles[0] for member in members]
     shared = [member.model.shared for member in members]
@@ -100,7 +150,7 @@ def assemble(scene: RunScene, ranks: Ranks) -> Ensemble:
         painter = InSpace(scene.plan, found, tiles, shared, spec.sampling, scene.near, ranks)
     else:
         painter = InPicture(found, [member.model.renderer for member in members], ranks)
-    return Ensemble(members, painter)
+    return Ensemble(members, painter, pager)
 
 
 def most_ranks(spec: SceneSpec) -> int | None:

@@ -1,85 +1,29 @@
-"""Pictures of a fitted scene, and their scores against the held-out photographs."""
+"""Scores of a fitted scene against the held-out photographs, and the pictures to see why."""
 
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from nerfxl.blend import Painter
-from nerfxl.cameras import Camera, orbit
 from nerfxl.captures import View, load_image, load_mask
-from nerfxl.ensemble import Ensemble
+from nerfxl.ensemble import Ensemble, settle
 from nerfxl.field import background_colour
 from nerfxl.fitting import fit_look
 from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import parameter_counts
-from nerfxl.pictures import SheetRow, colourise, depth_range, save_depth, save_image, sheet
+from nerfxl.pictures import DEPTHS, MAP, SheetRow, file_name, save_depth, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
-from nerfxl.prepare import RunScene, Shot, photographs
+from nerfxl.prepare import RunScene, photographs
 from nerfxl.ranks import Ranks
-from nerfxl.rays import Batch
 from nerfxl.runs import RunFolder, make_folder, write_atomic
 from nerfxl.spec import SceneSpec
+from nerfxl.stills import Picture, depth_steps, picture, turns
 
-CHUNK = 4096  # rays rendered at once, at most
-UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
 SHEET_ROWS = 6
-DEPTHS = "depth"  # folder beside the pictures: 16 bits a pixel, source units
-DEPTH_REACH = 8.0  # scene units, four root boxes: beyond, a stored depth is unknown
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One rendered view. colour: [H, W, 3] in [0, 1]. depth: [H, W], ray distance, source units."""
-
-    colour: Tensor
-    depth: Tensor
-
-
-@torch.no_grad()
-def picture(
-    painter: Painter, shot: Shot, scene: RunScene, device: torch.device, row: int | None = None
-) -> Picture:
-    """Render one view; a collective of all ranks that hold tiles.
-
-    row: of the photograph as which it is shown (see `Views`); None: as nobody took it.
-    """
-    camera: Camera = shot.camera
-    sampling, exchange = scene.spec.sampling, painter.exchange
-    rays = camera_rays(camera, scene.world.poses(shot.pose[None])[0], device)
-    found = rays.origins.new_empty(len(rays), 4)
-    pieces = math.ceil(len(rays) / rays_at_once(scene.spec))
-    for first in range(pieces):
-        piece = rays[first::pieces]  # from all over the picture: work for all ranks
-        count = len(piece)
-        mine = exchange.mine(count)
-        number = torch.arange(count, device=device)[mine]
-        still = piece.origins.new_full((len(number), 2), 0.5)
-        view = None if row is None else torch.full_like(number, row)
-        batch = Batch(piece[mine], still, number, count, view=view)
-        pixels = painter.still(batch, sampling.proposal.padding, sampling.render_samples)
-        seen = torch.cat([pixels.colour.clamp(0, 1), pixels.depth[:, None]], 1)
-        found[first::pieces] = exchange.whole(seen, count)
-    values = found.reshape(camera.height, camera.width, 4).cpu()
-    return Picture(values[..., :3], values[..., 3] / scene.world.scale)
-
-
-def rays_at_once(spec: SceneSpec) -> int:
-    """How many rays are rendered together: as many as keep memory below that of training."""
-    sampling = spec.sampling
-    if sampling.method == "proposal":
-        bins = max(sampling.render_samples, sampling.proposal.samples)
-    else:
-        bins = sampling.occupancy.samples
-    return max(1, min(CHUNK, UNTRAINED * sampling.budget // bins))
 
 
 def evaluate(
@@ -116,7 +60,7 @@ def evaluate(
                 _fit_left_half(ensemble, scene, row, held_out[shot.name], ranks)
             ranks.barrier()  # time to render is not time to wait for another rank's files
             start = time.monotonic()
-            rendered = picture(ensemble.painter, shot, scene, ranks.device, row)
+            rendered = picture(ensemble, shot.camera, shot.pose, scene, row)
             seconds += time.monotonic() - start
             if index % ranks.size == ranks.rank or (ranks.first and index in shown):
                 kept[index] = rendered
@@ -129,8 +73,7 @@ def evaluate(
                 first = shot.camera.width // 2 if half else 0
                 scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
                 save_image(pair[0], folder / file_name(shot.name))
-                steps = 65535 * scene.world.scale / DEPTH_REACH  # of 16 bits, in a source unit
-                save_depth(pair[1], folder / DEPTHS / file_name(shot.name), steps)
+                save_depth(pair[1], folder / file_name(shot.name, MAP), depth_steps(scene))
             if ranks.first and index in shown:
                 rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
     mine_as_json = [(index, asdict(one)) for index, one in scores.items()]
@@ -160,13 +103,6 @@ def evaluate(
         "per_image": [asdict(one) for one in per_image],
     }
     write_atomic(folder / "metrics.json", json.dumps(summary, indent=1) + "\n")
-
-
-def settle(ensemble: Ensemble, scene: RunScene) -> None:
-    """Give views that nobody took their look, before pictures are made."""
-    trained = [row for row, shot in enumerate(scene.shots) if not shot.test]
-    for member in ensemble.members:
-        member.model.shared.views.settle(trained, scene.spec.appearance.at_test)
 
 
 def appearance_words(spec: SceneSpec) -> str:
@@ -203,62 +139,3 @@ def _fit_left_half(ensemble: Ensemble, scene: RunScene, row: int, view: View, ra
     truth = (torch.from_numpy(image).reshape(-1, 3)[left].float() / 255).to(device)
     for member in ensemble.members:
         fit_look(member, scene.spec, row, rays[chosen], truth)
-
-
-def render(
-    run: RunFolder,
-    scene: RunScene,
-    ensemble: Ensemble,
-    ranks: Ranks,
-    shots: Sequence[Shot],
-    into: str,
-) -> None:
-    """Render shots into `renders/<into>/`: colour and depth as PNG; a collective."""
-    folder = run.renders / into
-    make_folder(folder)
-    settle(ensemble, scene)
-    taken = {shot.name: row for row, shot in enumerate(scene.shots) if not shot.test}
-    for turn in turns(len(shots), ranks):
-        mine: dict[str, Picture] = {}
-        for index in turn:
-            name = shots[index].name
-            row = taken.get(name)  # a training image as it was taken, others as by nobody
-            rendered = picture(ensemble.painter, shots[index], scene, ranks.device, row)
-            if index % ranks.size == ranks.rank:
-                mine[name] = rendered
-        for name, rendered in mine.items():
-            target = folder / file_name(name)
-            save_image(rendered.colour.numpy(), target)
-            depth = rendered.depth.numpy()
-            low, high = depth_range(depth)
-            save_image(colourise(depth, low, high), target.with_suffix(".depth.png"))
-
-
-def turns(count: int, ranks: Ranks) -> Iterator[range]:
-    """Places of pictures, as many at a time as there are ranks: each rank then stores one."""
-    for first in range(0, count, ranks.size):
-        yield range(first, min(first + ranks.size, count))
-
-
-def orbit_shots(scene: RunScene, frames: int) -> list[Shot]:
-    """A level circle around the middle of the root box, as wide and as high as the cameras are."""
-    poses = scene.world.poses(np.stack([shot.pose for shot in scene.shots]))
-    away = poses[:, :, 3] - np.array(scene.plan.root.centre)
-    radius = max(float(np.median(np.hypot(away[:, 0], away[:, 1]))), 0.1)
-    height = float(np.median(away[:, 2]))
-    circle = orbit(scene.plan.root.centre, radius, height, frames)
-    back = scene.world.inverse()
-    camera = scene.shots[0].camera
-    return [
-        Shot(f"orbit_{index:04d}.png", camera, back.poses(pose[None])[0], test=True)
-        for index, pose in enumerate(circle)
-    ]
-
-
-def file_name(view: str) -> str:
-    """A flat PNG name for a view's name, which may hold folders.
-
-    >>> file_name("left/img_1.jpg")
-    'left_img_1.png'
-    """
-    return str(Path(view).with_suffix(".png")).replace("/", "_")

@@ -50,7 +50,7 @@ class Tile(nn.Module):
 
         self.cells = resolutions(field.levels, field.base_resolution, field.max_resolution)
         shape = (field.levels, 2**field.log2_table, field.features)
-        self.table = nn.Parameter((torch.rand(shape, generator=draw) - 0.5) * 2e-4)
+        self.table: Tensor = nn.Parameter((torch.rand(shape, generator=draw) - 0.5) * 2e-4)
         widths = (field.levels * field.features, field.density_hidden, 1 + field.geometry_features)
         self.density_layers = layers(widths, draw)
 

@@ -22,7 +22,8 @@ class Model:
     Each tile at hand sees what all tiles share through a twin of it, so that the tiles' gradients
     stay apart until they are summed in tile order.
 
-    views: photographs of the run (see `Views`). exchange: other than the scene's own.
+    views: photographs of the run (see `Views`). exchange: other than the scene's own. kind: of the
+    tiles; `Paged` ones learn nothing.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Model:
         dtype: torch.dtype | None = None,
         views: int = 0,
         exchange: Exchange | None = None,
+        kind: type[Tile] = Tile,
     ) -> None:
         self.spec = spec
         self.exchange = exchange or choose(spec.exchange, ranks, len(plan))
         self.tiles = [
-            Tile(k, plan.tiles[k], plan.cores[k], spec.field, spec.sampling, spec.seed).to(
+            kind(k, plan.tiles[k], plan.cores[k], spec.field, spec.sampling, spec.seed).to(
                 ranks.device, dtype
             )
             for k in self.exchange.own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +29,14 @@ ERROR_RAMP = (
     (192, 63, 76), (213, 85, 68), (231, 109, 59), (246, 135, 49),
     (253, 164, 65), (254, 195, 102), (254, 222, 143), (255, 247, 198),
 )  # fmt: skip
+MAP = "map"  # what is shown of a view where it is stored as depth in 16 bits,
+DEPTHS = "depth"  # in this folder beside the pictures
 NOTHING = (24, 24, 27)  # where there is no depth
 FULL_ERROR = 0.25  # the error that is drawn brightest: the same in every sheet, to compare them
 
 INK, FAINT, PAPER = (32, 33, 36), (128, 131, 137), (255, 255, 255)
 
+Colour = tuple[int, int, int]
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 
@@ -69,7 +73,7 @@ def colourise(depth: Floats, lo: float, hi: float) -> Bytes:
     inverse = 1 / np.where(known, depth, lo).clip(max(lo, 1e-30), None)
     span = max(nearest - farthest, 1e-30)  # a flat depth is near everywhere
     away = ((nearest - inverse) / span).clip(0, 1)
-    return np.where(known[..., None], _ramp(DEPTH_RAMP, 1 - away), np.asarray(NOTHING, np.uint8))
+    return np.where(known[..., None], ramp(DEPTH_RAMP, 1 - away), np.asarray(NOTHING, np.uint8))
 
 
 def error_map(truth: Floats | Bytes, render: Floats | Bytes) -> Bytes:
@@ -79,7 +83,7 @@ def error_map(truth: Floats | Bytes, render: Floats | Bytes) -> Bytes:
     bytes that a picture file would hold.
     """
     difference = to_uint8(truth).astype(np.float32) - to_uint8(render).astype(np.float32)
-    return _ramp(ERROR_RAMP, np.abs(difference).mean(axis=-1) / 255 / FULL_ERROR)
+    return ramp(ERROR_RAMP, np.abs(difference).mean(axis=-1) / 255 / FULL_ERROR)
 
 
 def depth_range(depth: Floats) -> tuple[float, float]:
@@ -134,6 +138,18 @@ def load_depth(path: Path) -> NDArray[np.float32]:
     return np.where(stored > 0, stored / np.float32(scale), np.float32(np.nan))
 
 
+def file_name(view: str, show: str = "colour") -> str:
+    """A flat PNG name for a view's name, which may hold folders, and what is shown of it.
+
+    >>> file_name("left/img_1.jpg"), file_name("img_1.jpg", "depth"), file_name("img_1.jpg", MAP)
+    ('left_img_1.png', 'img_1.depth.png', 'depth/img_1.png')
+    """
+    plain = str(Path(view).with_suffix("")).replace("/", "_")
+    if show == MAP:
+        return f"{DEPTHS}/{plain}.png"
+    return f"{plain}.png" if show == "colour" else f"{plain}.{show}.png"
+
+
 class SheetRow(NamedTuple):
     """One line of a contact sheet.
 
@@ -184,7 +200,16 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _ramp(table: Sequence[tuple[int, int, int]], share: Floats) -> Bytes:
+def tile_colours(count: int) -> list[Colour]:
+    """Hues a golden angle apart: any two tiles that are near in number are far in hue."""
+    colours = []
+    for index in range(count):
+        rgb = colorsys.hls_to_rgb((0.58 + index * 0.618034) % 1, 0.42, 0.62)
+        colours.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
+    return colours
+
+
+def ramp(table: Sequence[tuple[int, int, int]], share: Floats) -> Bytes:
     """Interpolate a table of colours: share [...] in [0, 1], clipped -> [..., 3]."""
     place = share.clip(0, 1) * (len(table) - 1)
     colours, steps = np.asarray(table), np.arange(len(table))
@@ -200,7 +225,7 @@ def _legend(
     ends: tuple[str, str],
 ) -> None:
     """Draw a strip of a ramp with words at its ends."""
-    strip = _ramp(table, np.linspace(0, 1, width))[None].repeat(8, axis=0)
+    strip = ramp(table, np.linspace(0, 1, width))[None].repeat(8, axis=0)
     canvas.paste(Image.fromarray(strip), corner)
     draw = ImageDraw.Draw(canvas)
     x, y = corner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nerfxl.partition import Plan
-from nerfxl.pictures import FAINT, INK, PAPER, font, save_image
+from nerfxl.pictures import FAINT, INK, PAPER, Colour, font, save_image, tile_colours
 from nerfxl.rays import Box
 
-Colour = tuple[int, int, int]
 Points = NDArray[np.float64]
 
 LONGEST = 1200  # edge of the drawing, pixels
@@ -72,7 +70,7 @@ def picture(
 
     """
     view = _view(plan)
-    colours = _tile_colours(len(plan))
+    colours = tile_colours(len(plan))
     canvas = Image.new("RGB", (view.width, view.height), PAPER)
     for tile, colour in zip(plan.tiles, colours, strict=True):
         _tint(canvas, view.corners(tile), colour)
@@ -118,15 +116,6 @@ def _with_points(
         seen = (x >= 0) & (x < view.width) & (y >= 0) & (y < view.height)
         pixels[y[seen], x[seen]] = colours[upward][seen]
     return Image.fromarray(pixels)
-
-
-def _tile_colours(count: int) -> list[Colour]:
-    """Hues a golden angle apart: any two that are near in number are far in hue."""
-    colours = []
-    for index in range(count):
-        rgb = colorsys.hls_to_rgb((0.58 + index * 0.618034) % 1, 0.42, 0.62)
-        colours.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
-    return colours
 
 
 def _tint(canvas: Image.Image, corners: tuple[float, float, float, float], colour: Colour) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,25 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
         thread.join(timeout=5)
 
 
+@contextmanager
+def counting(
+    done: Callable[[], int], total: int, what: str, console: Console, quiet: bool
+) -> Iterator[None]:
+    """Show how many of `total` are done, and how long the rest will take, while the block lasts."""
+    if quiet:
+        yield
+        return
+    over = threading.Event()
+    show = _bar if console.is_terminal else _lines_of
+    thread = threading.Thread(target=show, args=(done, total, what, console, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
+
+
 def told(line: dict[str, Any]) -> str:
     """One line of metrics in words."""
     memory = line["peak_memory"] / 2**30
@@ -89,6 +108,33 @@ def _plain(lines: Iterator[dict[str, Any]], steps: int, console: Console) -> Non
             )
         if line["step"] == steps:
             console.print(SCORING, highlight=False)
+
+
+def _bar(
+    done: Callable[[], int], total: int, what: str, console: Console, over: threading.Event
+) -> None:
+    columns = (
+        TextColumn(f"{what} {{task.completed:,.0f}} of {{task.total:,.0f}}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total, completed=done())
+        while not over.wait(POLL_SECONDS):
+            progress.update(task, completed=done())
+        progress.update(task, completed=done())
+
+
+def _lines_of(
+    done: Callable[[], int], total: int, what: str, console: Console, over: threading.Event
+) -> None:
+    before, start = done(), time.monotonic()
+    while not over.wait(PLAIN_SECONDS):
+        now = done()
+        pace = (now - before) / (time.monotonic() - start)
+        left = f", {spoken((total - now) / pace)} left" if pace else ""
+        console.print(f"{what} {now:,} of {total:,}{left}", highlight=False, soft_wrap=True)
 
 
 def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from nerfxl_kernels.march import Path
@@ -187,33 +188,79 @@ class Segment:
 
 @dataclass(frozen=True)
 class Still:
-    """N pixels of a picture.
+    """N pixels of a picture that nobody learns from.
 
-    colour: [N, 3] with the background. depth: [N], ray distance, scene units. samples: how many
-    samples of the field this rank's tiles were asked for.
+    colour: [N, 3] with the background. depth: [N], ray distance, scene units. opacity: [N]. spread:
+    [N], how uncertain the depth is: the mean distance between two draws of where the ray's light
+    ends, as a share of the depth. samples: how many samples of the field this rank's tiles were
+    asked for.
     """
+
+    WIDTH: ClassVar[int] = 6  # columns
 
     colour: Tensor
     depth: Tensor
+    opacity: Tensor
+    spread: Tensor
     samples: int
+
+    @staticmethod
+    def of(scene: Segment, path: Path, colour: Tensor, samples: int) -> Still:
+        """Pixels of rays on which the whole scene is known; what passes it ends at m = 1.
+
+        spread: with weights that sum to 1, the distortion L is the mean |m - m'|; here the rest T
+        ends at m = 1, which adds 2 T (A - D). From m to distance: dt = sqrt(t^2 + c^2) ds, and s is
+        linear in m.
+        """
+        through = torch.exp(-scene.tau)
+        depth = distance(path, (scene.moment + through).clamp(0, 1))
+        apart = scene.distortion + 2 * through * (scene.opacity - scene.moment)
+        cone = torch.sqrt(1 + (path.scale / depth.clamp(min=path.scale / 1e3)) ** 2)
+        return Still(colour, depth, scene.opacity, apart.clamp(min=0) * path.span * cone, samples)
+
+    def columns(self) -> Tensor:
+        """Colour, depth, opacity and spread, to be sent: [N, 6]."""
+        return torch.cat([self.colour, torch.stack([self.depth, self.opacity, self.spread], 1)], 1)
+
+    @staticmethod
+    def from_columns(columns: Tensor, samples: int = 0) -> Still:
+        """What `columns` gave."""
+        depth, opacity, spread = columns[:, 3:].unbind(1)
+        return Still(columns[:, :3], depth, opacity, spread, samples)
 
 
 @dataclass(frozen=True)
-class Pixels(Still):
+class Pixels:
     """N rendered pixels, and what is learned from them.
 
-    opacity: [N]. distortion: [N]. mean: [N], the mean m of where light ends; what passes all tiles
-    ends at m = 1. tau: [N], the optical depth. path: of the rays, which says what m is. No gradient
-    passes depth and opacity.
+    colour: [N, 3] with the background. samples: as of `Still`. distortion: [N]. mean: [N], the mean
+    m of where light ends; what passes all tiles ends at m = 1. tau: [N], the optical depth. path:
+    of the rays, which says what m is.
     """
 
-    opacity: Tensor
+    colour: Tensor
+    samples: int
     distortion: Tensor
     mean: Tensor
     tau: Tensor
     path: Path
 
+    @property
+    def depth(self) -> Tensor:
+        """Ray distance [N], scene units, without gradient."""
+        return distance(self.path, self.mean.detach().clamp(0, 1))
+
+    @property
+    def opacity(self) -> Tensor:
+        """[N], without gradient."""
+        return -torch.expm1(-self.tau.detach())
+
     @torch.no_grad()
-    def m(self, distance: Tensor) -> Tensor:
+    def m(self, away: Tensor) -> Tensor:
         """Ray distances [N], scene units -> m; below 0 in front of where rays start."""
-        return (torch.asinh(distance / self.path.scale) - self.path.first) / self.path.span
+        return (torch.asinh(away / self.path.scale) - self.path.first) / self.path.span
+
+
+def distance(path: Path, m: Tensor, ray: Tensor | slice = slice(None)) -> Tensor:
+    """Ray distance, scene units, of places m in [0, 1] on paths: [M], of which ray [M] says."""
+    return path.scale * torch.sinh(path.first[ray] + m * path.span[ray])

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
-from nerfxl_kernels.march import Path, march, place
+from nerfxl_kernels.march import Path, contract, march, place
 from nerfxl_kernels.resample import interlevel, optical_depth, resample
 from torch import Tensor
 
 from nerfxl.exchange import Exchange, Route, Shaded, along
 from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan, octants
-from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Rays, Segment
+from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Rays, Segment, Still, distance
+from nerfxl.regions import holds
 from nerfxl.spec import SamplingSpec
 
 SPACING = 0.1  # scene units: t below which samples are spaced evenly, and above which by ratio
@@ -198,10 +199,13 @@ class Renderer:
                 tau,
                 proposed.before,
             ) / max(1, cast.batch.count)
-        return self._pixels(Segment(composed), cast, len(own.m0)), proposal_loss
+        scene = Segment(composed)
+        colour, mean = self._finished(scene, cast), scene.moment + torch.exp(-scene.tau)
+        known = (scene.distortion, mean, scene.tau, cast.path)
+        return Pixels(colour, len(own.m0), *known), proposal_loss
 
     @torch.no_grad()
-    def still(self, batch: Batch, padding: float, samples: int) -> Pixels:
+    def still(self, batch: Batch, padding: float, samples: int) -> Still:
         """Pixels of a picture: its tiles are asked in turns, until nothing passes any more.
 
         Tiles in front of which less than OPAQUE is left of a ray's light are not asked. No sample
@@ -229,7 +233,8 @@ class Renderer:
             found = route.to_rays(values, "segments")
             said[seen] = found
             tau = tau.index_add(0, crossings.ray[seen], found[:, 0])
-        return self._pixels(Segment(along(crossings, said)), cast, asked)
+        scene = Segment(along(crossings, said))
+        return Still.of(scene, cast.path, self._finished(scene, cast), asked)
 
     @torch.no_grad()
     def sample_points(self, batch: Batch, padding: float) -> tuple[Tensor, Tensor]:
@@ -246,6 +251,22 @@ class Renderer:
         index = torch.tensor([tile.index for tile in self.tiles], device=counts.device)
         held = index.repeat_interleave(torch.tensor(stretches.rows, device=counts.device))
         return path.origins[row] + t[:, None] * path.directions[row], held[row]
+
+    @torch.no_grad()
+    def query(self, points: Tensor, directions: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Density [N], 1 / scene unit, and colour [N, 3], by the tile that holds each point.
+
+        Of the tiles at hand: where others hold a point, nothing is there. points, directions: [N,
+        3]. view: [N] int64, as which photographs show it (see `Batch`).
+        """
+        density, colour = points.new_zeros(len(points)), torch.zeros_like(points)
+        held = self.plan.tile_of(points)
+        if not self.plan.open:
+            held = held.where(holds(self.plan.root, points), -1)
+        for tile, shared in zip(self.tiles, self.shared, strict=True):
+            own = (held == tile.index).nonzero()[:, 0]
+            density[own], colour[own] = ask(tile, shared, points[own], directions[own], view[own])
+        return density, colour
 
     def _cross(self, rays: Rays) -> tuple[Crossings, Path, Tensor, Tensor]:
         """Where rays meet tiles: crossings, the rays' paths, and ends [P] in m."""
@@ -338,20 +359,12 @@ class Renderer:
         density, colour, length = (torch.cat(part) for part in (densities, colours, lengths))
         return Shaded(density, colour, length, middle, width, samples.offsets)
 
-    def _pixels(self, scene: Segment, cast: Cast, samples: int) -> Pixels:
-        path, through = cast.path, torch.exp(-scene.tau)[:, None]
-        colour = self._finished(scene.colour, through, cast)
-        mean = scene.moment + through[:, 0]
-        with torch.no_grad():
-            depth = distance(path, mean.clamp(0, 1))
-        known = (scene.opacity.detach(), scene.distortion, mean, scene.tau, path)
-        return Pixels(colour, depth, samples, *known)
-
-    def _finished(self, colour: Tensor, through: Tensor, cast: Cast) -> Tensor:
-        """Put the background behind [n, 3], and expose.
+    def _finished(self, scene: Segment, cast: Cast) -> Tensor:
+        """Put the background behind, and expose: colours [n, 3].
 
         In training a part's background and exposure take gradients at its owner alone.
         """
+        through = torch.exp(-scene.tau)[:, None]
         twins = {tile.index: twin for tile, twin in zip(self.tiles, self.shared, strict=True)}
         parts = cast.batch.parts or ((self.tiles[0].index, slice(None)),)
         done = []
@@ -361,14 +374,18 @@ class Renderer:
             with torch.set_grad_enabled(own and torch.is_grad_enabled()):
                 rays = shared.views.placed(cast.batch.rays[rows], view)
                 behind = shared.background(rays.directions)
-            whole = colour[rows] + through[rows] * behind
+            whole = scene.colour[rows] + through[rows] * behind
             done.append(shared.views.exposed(whole, view, own))
         return torch.cat(done)
 
 
-def distance(path: Path, m: Tensor, ray: Tensor | slice = slice(None)) -> Tensor:
-    """Ray distance, scene units, of places m in [0, 1] on paths: [M], of which ray [M] says."""
-    return path.scale * torch.sinh(path.first[ray] + m * path.span[ray])
+def ask(
+    tile: Tile, shared: Shared, points: Tensor, directions: Tensor, view: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What one tile says of points of space, whether or not they are its own (see `query`)."""
+    density, geometry = tile(contract(points, tile.domain))
+    colour = shared.colour(geometry, shared.sight(directions, view))
+    return density, shared.views.exposed(colour, view).clamp(0, 1)
 
 
 def _in_front(values: Tensor) -> Tensor:

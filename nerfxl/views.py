@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import roma
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nerfxl.rays import Rays
@@ -88,6 +90,18 @@ class Views(nn.Module):
         for rows in (self.appearance, self.gain, self.offset):
             if rows is not None:
                 rows[rest.to(rows.device)] = 0 if how == "zero" else rows[list(seen)].mean(0)
+
+
+def corrected(poses: NDArray[np.float64], correction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Poses [V, 3, 4] turned by rotation vectors and moved, both along the world's axes: [V, 6]."""
+    axes = rotation(correction[:, :3]) @ poses[:, :, :3]
+    return np.concatenate([axes, (poses[:, :, 3] + correction[:, 3:])[..., None]], axis=-1)
+
+
+def rotation(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation matrices [V, 3, 3] of rotation vectors [V, 3]."""
+    turned: NDArray[np.float64] = roma.rotvec_to_rotmat(torch.from_numpy(vectors)).numpy()
+    return turned
 
 
 def penalise(pose: Tensor, weight: float, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -26,15 +27,15 @@ class Job:
     resume: go on from the newest checkpoint; ranks that were started anew do so by themselves.
     timeout: seconds that a collective waits for the slowest rank.
     starter: which launcher of the user's own asked for it, so that a restart finds its run.
-    views: 'test', 'train', 'all' or 'orbit', of a render.
+    into: folder of a rendering, which says what is rendered. memory: GiB, of its hash tables.
     """
 
     task: Literal["fit", "evaluate", "render"]
     run: str
     device: str
     resume: bool = False
-    views: str = "test"
-    frames: int = 60
+    into: str = ""
+    memory: float | None = None
     timeout: float = 120.0
     starter: str = ""
 
@@ -82,26 +83,19 @@ def saved_step(run: RunFolder) -> int | None:
 
 def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
     """Load the newest whole checkpoint and render or score it."""
-    from nerfxl.checkpoint import Origin, load
-    from nerfxl.ensemble import assemble
-    from nerfxl.evaluate import evaluate, orbit_shots, render
+    from nerfxl.ensemble import restore
+    from nerfxl.evaluate import evaluate
+    from nerfxl.filming import render
     from nerfxl.prepare import read_back
 
     scene = read_back(run)
-    ensemble = assemble(scene, ranks)
-    origin = Origin.of(run, scene.spec.name, scene.plan)
-    found = load(run.checkpoints, origin, ensemble.tiles, ranks)
-    ensemble.load(found)
     if job.task == "evaluate":
-        seconds = float(found.meta["train_seconds"])
-        evaluate(run, scene, ensemble, ranks, found.step, seconds)
+        ensemble, found = restore(run, scene, ranks, math.inf)
+        evaluate(run, scene, ensemble, ranks, found.step, float(found.meta["train_seconds"]))
         return
-    if job.views == "orbit":
-        shots = orbit_shots(scene, job.frames)
-    else:
-        wanted = {"test": (True,), "train": (False,), "all": (False, True)}[job.views]
-        shots = [shot for shot in scene.shots if shot.test in wanted]
-    render(run, scene, ensemble, ranks, shots, job.views)
+    sharing = 1 if ranks.device.type == "cuda" else places.here().local_size
+    ensemble, found = restore(run, scene, ranks, job.memory, sharing)
+    render(run.renders / job.into, scene, ensemble, ranks, found.step)
 
 
 def main() -> None:

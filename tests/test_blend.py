@@ -93,7 +93,7 @@ def unhurried(renderer: Renderer) -> Pixels:
         return renderer(cast, PADDING, SAMPLES)[0]
 
 
-def same(found: Still, expected: Pixels) -> None:
+def same(found: Still, expected: Still | Pixels) -> None:
     for name in ("colour", "depth"):
         one, other = getattr(found, name), getattr(expected, name)
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12, msg=name)

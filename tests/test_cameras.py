@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nerfxl.cameras import MODELS, Camera, look_at, orbit
+from nerfxl.cameras import MODELS, Camera, look_at
 
 DISTORTION: dict[str, tuple[float, ...]] = {
     "SIMPLE_RADIAL": (0.05,),
@@ -170,12 +170,3 @@ def test_look_at_by_hand() -> None:
     np.testing.assert_allclose(down, [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 3]], atol=1e-12)
     with pytest.raises(ValueError, match="cannot look at the point where it stands"):
         look_at((1, 2, 3), (1, 2, 3))
-
-
-def test_an_orbit_looks_at_its_centre_from_one_distance() -> None:
-    poses = orbit((1, 2, 3), radius=3, height=4, count=4)
-    assert len(poses) == 4
-    np.testing.assert_allclose(poses[0][:, 3], (4, 2, 7))
-    np.testing.assert_allclose(poses[1][:, 3], (1, 5, 7))
-    for pose in poses:  # 3-4-5 triangle
-        np.testing.assert_allclose(pose[:, 3] + 5 * pose[:, 2], (1, 2, 3), atol=1e-12)

@@ -20,7 +20,7 @@ OPERATIONS = {
     "compose": ["compose"],
     "encoded_mlp": ["encoded_mlp"],
     "hash_encoding": ["hash_encoding", "resolutions"],
-    "march": ["Domain", "Path", "march", "place"],
+    "march": ["Domain", "Path", "contract", "march", "place"],
     "mlp": ["mlp"],
     "resample": ["interlevel", "optical_depth", "resample"],
     "segment": ["segment"],

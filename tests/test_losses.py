@@ -21,8 +21,7 @@ PATH = Path(torch.zeros(2, 3), torch.eye(3)[:2], torch.zeros(2), torch.ones(2), 
 
 def pixels() -> Pixels:
     colour, distortion = COLOUR.clone().requires_grad_(), DISTORTION.clone().requires_grad_()
-    rest = (torch.ones(2), torch.zeros(2), PATH)
-    return Pixels(colour, torch.zeros(2), 0, torch.ones(2), distortion, *rest)
+    return Pixels(colour, 0, distortion, torch.ones(2), torch.zeros(2), PATH)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from nerfxl.cluster import joined
 from nerfxl.crew import processes
 from nerfxl.ensemble import Ensemble, assemble, regions
 from nerfxl.errors import UserError
-from nerfxl.evaluate import render
 from nerfxl.exchange import Exchange, Gather, Replicated
+from nerfxl.filming import render
 from nerfxl.learner import EXPOSURE_PACE, Learner, padding
 from nerfxl.losses import loss
 from nerfxl.model import Model
@@ -39,8 +39,9 @@ from nerfxl.prepare import RunScene, photographs, prepare, read_back, write
 from nerfxl.randomness import generator
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Rays, Truth
-from nerfxl.runs import RunFolder
+from nerfxl.runs import RunFolder, write_atomic
 from nerfxl.scene_file import load_scene, save_scene
+from nerfxl.shooting import SHOOTING, Wish, arranged
 from nerfxl.spec import SceneSpec
 from nerfxl.train import fit
 from nerfxl.worker import Job, work
@@ -137,9 +138,9 @@ def up_to(run: RunFolder, steps: int) -> None:
     save_scene(load_scene(run.scene, device="cpu", overrides=[f"train.steps={steps}"]), run.scene)
 
 
-def do(task: Any, run: RunFolder, resume: bool = False) -> None:
+def do(task: Any, run: RunFolder, resume: bool = False, into: str = "") -> None:
     """Do it with one process."""
-    assert work(Job(task, str(run.path), "cpu", resume=resume)) == 0
+    assert work(Job(task, str(run.path), "cpu", resume=resume, into=into)) == 0
 
 
 def learners(run: RunFolder, ranks: Ranks) -> list[Learner]:
@@ -181,6 +182,15 @@ def made(first: RunFolder, second: RunFolder, views: str, ranks: Ranks) -> Made:
     scored = second.eval / f"step-{HALF:09d}"
     per_image = json.loads((scored / "metrics.json").read_text())["per_image"]
     return Made(per_image, pngs(scored), pngs(first.renders / views), painted(first, ranks))
+
+
+def asked(run: RunFolder, into: str) -> Path:
+    """The folder of a rendering of the held-out views."""
+    scene, folder = read_back(run), run.renders / into
+    folder.mkdir(exist_ok=True)
+    shooting = arranged(Wish(), scene, scene.shots)
+    write_atomic(folder / SHOOTING, shooting.to_json())
+    return folder
 
 
 def painted(run: RunFolder, ranks: Ranks) -> Tensor:
@@ -275,8 +285,7 @@ def be_one_of_two(folder: Path) -> None:
             fit(second, ranks, resume=False)
             fit(first, ranks, resume=True)
             scene, ensemble = loaded(first, ranks)
-            shots = [shot for shot in scene.shots if shot.test]
-            render(first, scene, ensemble, ranks, shots, "by-two")
+            render(asked(first, "by-two"), scene, ensemble, ranks, HALF)
             keep(f"painted/{case}", {"": painted(first, ranks)})
             if case in DDP:
                 keep(f"trained/{case}", trained(second, ranks))
@@ -308,7 +317,7 @@ def results(
             by_two = made(first, second, "by-two", Ranks())
             by_two = by_two._replace(painted=found[0][f"painted/{case}/"])
             do("evaluate", second)
-            do("render", first)
+            do("render", first, into=asked(first, "test").name)
             by_one = made(first, second, "test", Ranks())
             up_to(second, STEPS)
             do("fit", second, resume=True)

@@ -22,7 +22,6 @@ from nerfxl.checkpoint import Origin, load
 from nerfxl.crew import Launching
 from nerfxl.ensemble import assemble
 from nerfxl.errors import UserError
-from nerfxl.evaluate import picture
 from nerfxl.losses import CERTAIN, depth, loss, sky
 from nerfxl.pixels import PixelPool, dealt, set_aside
 from nerfxl.prepare import read_back
@@ -31,6 +30,7 @@ from nerfxl.ranks import Ranks
 from nerfxl.rays import Truth
 from nerfxl.runs import RunFolder
 from nerfxl.spec_training import LossSpec
+from nerfxl.stills import picture
 from tests.conftest import Array, Here, WriteScene
 from tests.test_losses import pixels
 from tests.test_pixels import VIEWS, WORLD, numbered
@@ -417,7 +417,7 @@ def depth_error(path: Path) -> float:
     ensemble.load(load(run.checkpoints, origin, ensemble.tiles, ranks))
     errors = []
     for shot in (shot for shot in scene.shots if shot.test):
-        found = picture(ensemble.painter, shot, scene, ranks.device).depth.numpy()
+        found = picture(ensemble, shot.camera, shot.pose, scene).depth.numpy()
         rays = shot.camera.directions().astype(np.float64) @ shot.pose[:, :3].T
         truth = distances(shot.pose[:, 3], rays)
         hit = np.isfinite(truth)

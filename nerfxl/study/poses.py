@@ -8,13 +8,12 @@ from itertools import combinations
 from statistics import fmean
 
 import numpy as np
-import roma
-import torch
 from numpy.typing import NDArray
 
 from nerfxl.checkpoint import Origin, latest, read
 from nerfxl.prepare import read_back
 from nerfxl.runs import RunFolder
+from nerfxl.views import corrected, rotation
 
 Array = NDArray[np.float64]
 
@@ -120,18 +119,6 @@ def apart(corrections: Array, edge: float) -> dict[str, float]:
     if not rotations:
         return {}
     return {"apart_rotation": fmean(rotations), "apart_translation": fmean(translations)}
-
-
-def corrected(poses: Array, correction: Array) -> Array:
-    """Poses [V, 3, 4] turned by rotation vectors and moved, both in world axes: [V, 6]."""
-    axes = rotation(correction[:, :3]) @ poses[:, :, :3]
-    return np.concatenate([axes, (poses[:, :, 3] + correction[:, 3:])[..., None]], axis=-1)
-
-
-def rotation(vectors: Array) -> Array:
-    """Rotation matrices [V, 3, 3] of rotation vectors [V, 3]."""
-    turned: Array = roma.rotvec_to_rotmat(torch.from_numpy(vectors)).numpy()
-    return turned
 
 
 def angle(turns: Array) -> Array:

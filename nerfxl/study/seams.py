@@ -13,11 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from nerfxl.captures import load_image
-from nerfxl.evaluate import DEPTHS, file_name
 from nerfxl.field import background_colour
 from nerfxl.metrics import LARGEST_PSNR
 from nerfxl.partition import Plan
-from nerfxl.pictures import load_depth
+from nerfxl.pictures import DEPTHS, file_name, load_depth
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import photographs, read_back
 from nerfxl.runs import RunFolder

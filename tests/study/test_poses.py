@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from nerfxl.cameras import look_at
 from nerfxl.study import poses
-from nerfxl.study.poses import align, angle, apart, corrected, error, rotation
+from nerfxl.study.poses import align, angle, apart, error
+from nerfxl.views import corrected, rotation
 
 Array = NDArray[np.float64]
 

@@ -1,0 +1,146 @@
+"""One view of a fitted scene: its picture, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nerfxl.cameras import Camera
+from nerfxl.ensemble import Ensemble
+from nerfxl.pixels import camera_rays
+from nerfxl.prepare import RunScene
+from nerfxl.ranks import Ranks
+from nerfxl.rays import Batch, Still
+from nerfxl.spec import SceneSpec
+
+CHUNK = 4096  # rays rendered at once, at most
+UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
+DEPTH_REACH = 8.0  # scene units, four root boxes: beyond, a stored depth is unknown
+SEEN = 0.5  # opacity from which on there is a surface to speak of
+
+Array = NDArray[np.float64]
+Told = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One rendered view, in source units.
+
+    colour: [H, W, 3] in [0, 1]. depth: [H, W], ray distance. opacity: [H, W] in [0, 1]. spread: [H,
+    W], how uncertain the depth is, as a share of it (see `Still`).
+    """
+
+    colour: Tensor
+    depth: Tensor
+    opacity: Tensor
+    spread: Tensor
+
+
+@torch.no_grad()
+def picture(
+    ensemble: Ensemble,
+    camera: Camera,
+    pose: Array,
+    scene: RunScene,
+    row: int | None = None,
+    told: Told | None = None,
+) -> Picture:
+    """Render one view; a collective of all ranks that hold tiles.
+
+    Parameters
+    ----------
+    pose: [3, 4], camera-to-world, source coordinates. row: of the photograph as which it is shown
+    (see `Views`); None: as nobody took it. told: hears, piece by piece, which share is done; what
+    it raises ends the rendering.
+    """
+    painter, sampling = ensemble.painter, scene.spec.sampling
+    exchange = painter.exchange
+    device = exchange.ranks.device
+    rays = camera_rays(camera, scene.world.poses(pose[None])[0], device)
+    found = rays.origins.new_empty(len(rays), Still.WIDTH)
+    size = rays_at_once(scene.spec)
+    pieces = math.ceil(len(rays) / size)
+    for index in range(pieces):
+        # From all over the picture: work for all ranks. But neighbours see the same tiles.
+        piece = slice(index, None, pieces)
+        if ensemble.pager is not None:
+            piece = slice(index * size, (index + 1) * size)
+        some = rays[piece]
+        count = len(some)
+        mine = exchange.mine(count)
+        number = torch.arange(count, device=device)[mine]
+        still = some.origins.new_full((len(number), 2), 0.5)
+        view = None if row is None else torch.full_like(number, row)
+        batch = Batch(some[mine], still, number, count, view=view)
+        pixels = painter.still(batch, sampling.proposal.padding, sampling.render_samples)
+        found[piece] = exchange.whole(pixels.columns(), count)
+        if told is not None:
+            told((index + 1) / pieces)
+    shape = (camera.height, camera.width)
+    seen = Still.from_columns(found.cpu())
+    depth = seen.depth / scene.world.scale
+    flat = (depth, seen.opacity, seen.spread)
+    colour = seen.colour.clamp(0, 1).reshape(*shape, 3)
+    return Picture(colour, *(values.reshape(shape) for values in flat))
+
+
+def turns(count: int, ranks: Ranks) -> Iterator[range]:
+    """Places of pictures, as many at a time as there are ranks: each rank then stores one."""
+    for first in range(0, count, ranks.size):
+        yield range(first, min(first + ranks.size, count))
+
+
+def depth_steps(scene: RunScene) -> float:
+    """Of 16 bits, in a source unit, where depth is stored as far as `DEPTH_REACH`."""
+    return 65535 * scene.world.scale / DEPTH_REACH
+
+
+def rays_at_once(spec: SceneSpec) -> int:
+    """How many rays are rendered together: as many as keep memory below that of training."""
+    sampling = spec.sampling
+    if sampling.method == "proposal":
+        bins = max(sampling.render_samples, sampling.proposal.samples)
+    else:
+        bins = sampling.occupancy.samples
+    return max(1, min(CHUNK, UNTRAINED * sampling.budget // bins))
+
+
+def surface(made: Picture, camera: Camera, pose: Array) -> Array:
+    """Where the light of each pixel ends, source coordinates: [H, W, 3]; NaN where nothing is seen.
+
+    pose: [3, 4], camera-to-world. Nothing is seen where opacity is below a half.
+    """
+    away = np.where(made.opacity.numpy() >= SEEN, made.depth.numpy(), np.nan)
+    return np.asarray((camera.directions() * away[..., None]) @ pose[:, :3].T + pose[:, 3])
+
+
+def normals(made: Picture, camera: Camera, pose: Array) -> Array:
+    """Unit normals of the surface that depth describes, towards the camera: [H, W, 3].
+
+    Source axes; from the differences between a pixel's neighbours, n = down x right. NaN at
+    the picture's edge, and where a pixel or a neighbour sees nothing.
+    """
+    points = surface(made, camera, pose)
+    found = np.full_like(points, np.nan)
+    right = points[1:-1, 2:] - points[1:-1, :-2]
+    down = points[2:, 1:-1] - points[:-2, 1:-1]
+    across = np.cross(down, right)
+    length = np.linalg.norm(across, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found[1:-1, 1:-1] = np.where(length > 0, across / length, np.nan)
+    return found
+
+
+def tile_index(made: Picture, camera: Camera, pose: Array, scene: RunScene) -> NDArray[np.int64]:
+    """In which tile the light of each pixel ends: [H, W]; -1 where nothing is seen."""
+    points = scene.world.points(surface(made, camera, pose))
+    known = np.isfinite(points).all(-1)
+    found = np.full(known.shape, -1)
+    found[known] = scene.plan.tile_of(torch.from_numpy(points[known]).float()).numpy()
+    return found
