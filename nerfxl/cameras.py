@@ -83,6 +83,10 @@ class Camera:
         factor = 1 / divisor
         return self._resized(self.width // divisor, self.height // divisor, factor, factor)
 
+    def enlarged(self, factor: int, width: int, height: int) -> Camera:
+        """Undo `reduced`: the camera of the whole picture, of width x height pixels."""
+        return self._resized(width, height, factor, factor)
+
     def directions(self) -> NDArray[np.float32]:
         """Rays through all pixel centres.
 

@@ -60,6 +60,23 @@ class Rig:
     note: str
 
 
+def check_free(folder: Path, form: Format, overwrite: bool) -> None:
+    """See that nothing is lost by writing into a folder.
+
+    Raises
+    ------
+    UserError: it holds what would be written, and overwrite is not asked for.
+    """
+    found = {"transforms": [folder / TRANSFORMS], "colmap": [folder / MODEL / "images.bin"]}
+    wanted = found["transforms"] + found["colmap"] if form == "both" else found[form]
+    for file in wanted:
+        if file.exists() and not overwrite:
+            raise UserError(
+                f"{file} is there already: replace it by --overwrite, or name another folder by "
+                "--to."
+            )
+
+
 def gather(run: RunFolder, scene: RunScene, shots: Sequence[Shot]) -> Rig:
     """Collect what a run and its capture, if that is still there, say of its cameras.
 

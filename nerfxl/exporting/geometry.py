@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,5 +19,5 @@ class Geometry:
 
     places: NDArray[np.float64]
     colours: NDArray[np.uint8]
-    normals: NDArray[np.float64] | None = None
+    normals: NDArray[np.floating[Any]] | None = None
     faces: NDArray[np.int64] | None = None

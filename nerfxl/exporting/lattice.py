@@ -13,6 +13,7 @@ from nerfxl.rays import Box
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+MARGIN = 1e-6  # of an edge
 MOST_CELLS = 2**20  # along an edge: three such numbers and the axis of an edge fit into 64 bits
 
 
@@ -34,10 +35,12 @@ class Lattice:
     def over(box: Box, resolution: int) -> Lattice:
         """As many cubes as lie inside the box, `resolution` of them along its longest edge.
 
-        What is left over on the shorter edges, less than a cube, is shared by both ends.
+        What is left over on the shorter edges, less than a cube, is shared by both ends. So is a
+        millionth of all edges: no corner lies on the box's faces, where rounding would decide
+        whether it is inside.
 
-        >>> Lattice.over(Box((0, 0, 0), (4, 2, 1.5)), 4)
-        Lattice(origin=(0.0, 0.0, 0.25), step=1.0, cells=(4, 2, 1))
+        >>> Lattice.over(Box((0, 0, 0), (4, 2, 1.5)), 4).cells
+        (4, 2, 1)
 
         Raises
         ------
@@ -47,8 +50,8 @@ class Lattice:
             raise UserError(
                 f"--resolution {resolution}: ask for 1 to {MOST_CELLS:,} cells along the box."
             )
-        step = max(box.size) / resolution
-        x, y, z = (max(1, int(edge / step + 1e-6)) for edge in box.size)
+        step = (1 - MARGIN) * max(box.size) / resolution
+        x, y, z = (max(1, int(edge * (1 - MARGIN / 2) / step)) for edge in box.size)
         left = [edge - step * count for edge, count in zip(box.size, (x, y, z), strict=True)]
         a, b, c = (float(low + rest / 2) for low, rest in zip(box.low, left, strict=True))
         return Lattice((a, b, c), step, (x, y, z))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from nerfxl.exporting.lattice import Floats, Index, Lattice
 
 Field = Callable[[Index], Floats]  # corners [N, 3] -> [N] in [-1, 1]; above 0 is inside
-Told = Callable[[int, int], None]  # bricks done, bricks there are to do as far as is known
+Told = Callable[[int], None]  # how many bricks are done, or not worth looking at
 
-EDGE = 32  # cells along a brick
+EDGE = 16  # cells along a brick
 PROBE = 4  # cells along what one probe stands for
 LEAST = 1e-3  # how near to 0 a value may be: keeps vertices off the corners, a thousandth of a cell
 CORNERS_AT_ONCE = 1 << 21
+INWARDS, OUTWARDS = 0.5, -0.53  # of the way to the middle of a vertex's neighbours
 
 
 @dataclass(frozen=True)
@@ -52,44 +54,70 @@ class _Piece:
     faces: Index
 
 
-def find_surface(lattice: Lattice, field: Field, seed: int, told: Told, edge: int = EDGE) -> Surface:
+def find_surface(
+    lattice: Lattice,
+    field: Field,
+    seed: int,
+    told: Told,
+    within: NDArray[np.bool_] | None = None,
+    edge: int = EDGE,
+) -> Surface:
     """March through all bricks that the surface may pass through.
 
     A probe in every few cells tells which bricks are neither full nor empty. From there the surface
     is followed: where it leaves a brick, the neighbour is looked at, too. So a thing is found whole
     if a single probe meets it.
 
-    seed: of where in its cells a probe lies. edge: cells along a brick.
+    seed: of where in its cells a probe lies. within: the bricks that count; None: all. edge: cells
+    along a brick.
     """
-    awake = _probed(lattice, field, seed, edge)
+    counts = np.ones(lattice.bricks(edge), bool) if within is None else within
+    awake = _probed(lattice, field, seed, counts, edge)
     done = np.zeros_like(awake)
     pieces: list[_Piece] = []
-    while (todo := np.argwhere(awake & ~done)).size:
+    while (todo := np.argwhere(awake & counts & ~done)).size:
         for some in _groups(todo, max(1, CORNERS_AT_ONCE // (edge + 1) ** 3)):
-            ranges = [_range(lattice, brick, edge) for brick in some]
-            corners = [_corners(*one) for one in ranges]
-            values = field(np.concatenate(corners))
-            cuts = np.cumsum([len(one) for one in corners])[:-1]
-            for brick, (low, high), flat in zip(some, ranges, np.split(values, cuts), strict=True):
-                volume = _off_zero(flat).reshape(high - low + 1)
+            for brick, low, volume in _asked(lattice, field, some, edge):
                 done[tuple(brick)] = True
                 _wake_neighbours(awake, brick, volume > 0)
                 if volume.min() < 0 < volume.max():
                     pieces.append(_march(lattice, low, volume))
-            told(int(done.sum()), int((awake | done).sum()))
+            told(int(counts.sum() - (awake & counts & ~done).sum()))
     return _welded(lattice, pieces)
+
+
+def smoothed(surface: Surface, rounds: int) -> Surface:
+    """Move vertices towards the middle of their neighbours, then almost as far back (Taubin 1995).
+
+    That takes off what is as fine as the cells, and leaves the rest as large as it was.
+    """
+    if not len(surface.faces):
+        return surface
+    joined = _links(surface)
+    joined.data[:] = 1  # an edge of two faces is one link
+    count = np.asarray(joined.sum(1), np.float64).reshape(-1, 1)
+    places = surface.places
+    for step in (INWARDS, OUTWARDS) * rounds:
+        places = places + step * (joined @ places / count - places)
+    return Surface(places, surface.faces)
 
 
 def pieces_of(surface: Surface) -> Index:
     """Number the connected pieces of a surface: [F] -> number of the piece of each face."""
-    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    count = len(surface.places)
-    a, b = surface.faces[:, :2].T, surface.faces[:, 1:].T
-    links = coo_array((np.ones(a.size, bool), (a.ravel(), b.ravel())), (count, count))
-    _, piece = connected_components(links, directed=False)
+    _, piece = connected_components(_links(surface), directed=False)
     return np.asarray(piece[surface.faces[:, 0]], np.int64)
+
+
+def _links(surface: Surface) -> Any:
+    """Which vertices [V, V] share an edge: a sparse matrix."""
+    from scipy.sparse import csr_array
+
+    a = surface.faces.ravel()
+    b = surface.faces[:, [1, 2, 0]].ravel()
+    both = (np.concatenate([a, b]), np.concatenate([b, a]))
+    return csr_array((np.ones(len(both[0])), both), (len(surface.places),) * 2)
 
 
 def normals_of(surface: Surface) -> Floats:
@@ -106,14 +134,16 @@ def normals_of(surface: Surface) -> Floats:
     return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-30))
 
 
-def _probed(lattice: Lattice, field: Field, seed: int, edge: int) -> NDArray[np.bool_]:
-    """Which bricks are not known to be full or empty."""
-    shape = lattice.bricks(edge)
+def _probed(
+    lattice: Lattice, field: Field, seed: int, counts: NDArray[np.bool_], edge: int
+) -> NDArray[np.bool_]:
+    """Which of the bricks that count are not known to be full or empty."""
+    shape = counts.shape
     draw = np.random.default_rng(seed)
     cells = np.array(list(product(range(0, edge, PROBE), repeat=3)))
-    probes = cells + draw.integers(0, PROBE, cells.shape)
+    probes = np.minimum(cells + draw.integers(0, PROBE, cells.shape), edge - 1)
     most, least = np.full(shape, -1.0), np.full(shape, 1.0)
-    for some in _groups(np.argwhere(most < 0), max(1, CORNERS_AT_ONCE // len(probes))):
+    for some in _groups(np.argwhere(counts), max(1, CORNERS_AT_ONCE // len(probes))):
         corners = (some[:, None] * edge + probes).clip(0, lattice.cells)
         values = field(corners.reshape(-1, 3)).reshape(len(some), -1)
         most[tuple(some.T)], least[tuple(some.T)] = values.max(1), values.min(1)
@@ -121,7 +151,7 @@ def _probed(lattice: Lattice, field: Field, seed: int, edge: int) -> NDArray[np.
     awake = filled & emptied
     for axis in range(3):  # a surface that passes exactly between a full and an empty brick
         lower, upper = _beside(axis)
-        changes = filled[lower] != filled[upper]
+        changes = counts[lower] & counts[upper] & (filled[lower] != filled[upper])
         awake[lower] |= changes
         awake[upper] |= changes
     return awake
@@ -139,13 +169,21 @@ def _groups(bricks: Index, size: int) -> Iterator[Index]:
         yield bricks[first : first + size]
 
 
-def _range(lattice: Lattice, brick: Index, edge: int) -> tuple[Index, Index]:
-    """The lowest and the highest corner of a brick."""
-    low = brick * edge
-    return low, np.minimum(low + edge, lattice.cells)
+def _asked(
+    lattice: Lattice, field: Field, bricks: Index, edge: int
+) -> Iterator[tuple[Index, Index, Floats]]:
+    """Bricks [b, 3] with their lowest corners, and their values [x, y, z], none of which is 0."""
+    lows = bricks * edge
+    highs = np.minimum(lows + edge, lattice.cells)
+    corners = [_corners(*ends) for ends in zip(lows, highs, strict=True)]
+    values = field(np.concatenate(corners))
+    cuts = np.cumsum([len(one) for one in corners])[:-1]
+    for brick, low, high, own in zip(bricks, lows, highs, np.split(values, cuts), strict=True):
+        yield brick, low, _off_zero(own).reshape(high - low + 1)
 
 
 def _corners(low: Index, high: Index) -> Index:
+    """All corners from the lowest to the highest, which count: [N, 3]."""
     sides = [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
     return np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 3)
 
@@ -173,9 +211,7 @@ def _march(lattice: Lattice, low: Index, volume: Floats) -> _Piece:
     # Lorensen's table: all its vertices lie on edges, and its triangles close on every face of a
     # cell whatever the corners are. The image processing kit gives their order; where a vertex
     # lies on its edge is computed here, in float64.
-    found, faces, _, _ = marching_cubes(
-        volume, 0.0, method="lorensen", gradient_direction="ascent"
-    )
+    found, faces, _, _ = marching_cubes(volume, 0.0, method="lorensen", gradient_direction="ascent")
     axis = np.abs(found - found.round()).argmax(1)
     corner = found.round().astype(np.int64)
     row = np.arange(len(found))
