@@ -96,6 +96,10 @@ class Camera:
         params = (*self.params[:at], self.params[at] - first, *self.params[at + 1 :])
         return Camera(self.model, self.width, count, params)
 
+    def enlarged(self, factor: int, width: int, height: int) -> Camera:
+        """Undo `reduced`: the camera of the whole picture, of width x height pixels."""
+        return self._resized(width, height, factor, factor)
+
     def directions(self) -> NDArray[np.float32]:
         """Rays through all pixel centres.
 

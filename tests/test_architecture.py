@@ -27,6 +27,7 @@ ROWS = {
     "who does it": "crew beside",
     "what a rank runs": "worker",
     "the loop": "train",
+    "what is handed over": "exporting",
     "who learns; scores, pictures, findings": "learner evaluate filming balance inspection",
     "a run, open; the look of held-out images": "opened fitting",
     "what is to be rendered": "shooting",
