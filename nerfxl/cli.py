@@ -50,6 +50,9 @@ Nnodes = Annotated[int, typer.Option(min=1, help="Machines; start the same comma
 Endpoint = Annotated[
     str | None, typer.Option(help="HOST:PORT of the first machine, where all meet.")
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ as it goes, too.")
+]
 Memory = Annotated[
     float | None,
     typer.Option(
@@ -89,6 +92,7 @@ def fit(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,7 +109,9 @@ def fit(
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(scene, output_dir, device, overrides, skip_missing, speaker, launching)
+    summary = commands.fit(
+        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
+    )
     _print_json(as_json, summary)
 
 
@@ -122,6 +128,7 @@ def resume(
     timeout: Timeout = 120,
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
+    tensorboard: Tensorboard = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,7 +142,7 @@ def resume(
 
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching)
+    summary = commands.resume(run, output_dir, device, set_ or [], speaker, launching, tensorboard)
     _print_json(as_json, summary)
 
 
@@ -401,6 +408,60 @@ def cameras(
 
 
 @app.command()
+def report(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the run's tensorboard/ anew, too.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's report.html anew: pictures, curves, settings; also of one that has failed.
+
+    The page opens from disk, in any browser, without a network.
+
+    Example: nerfxl report runs/university4/2026-01-31_12-00-00
+    """
+    from nerfxl import commands
+    from nerfxl.progress import Speaker
+
+    found = commands.report(run, output_dir, tensorboard, Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
+
+
+@app.command(name="list")
+def list_(
+    output_dir: OutputDir = Path("runs"),
+    studies: Annotated[bool, typer.Option("--studies", help="The fits of studies, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs: how far they came, how good they are, how much room they take.
+
+    Example: nerfxl list --output-dir /data/runs
+    """
+    from nerfxl.listing import listed
+    from nerfxl.progress import Speaker
+
+    _print_json(as_json, listed(output_dir, studies, Speaker(quiet=as_json)))
+
+
+@app.command()
+def doctor(output_dir: OutputDir = Path("runs"), as_json: AsJson = False) -> None:
+    """Look whether a fit would work here, and what is missing for what; exit code 2 if not.
+
+    Example: nerfxl doctor --output-dir /data/runs
+    """
+    from nerfxl.doctor import examine
+    from nerfxl.progress import Speaker
+
+    found = examine(output_dir, Speaker(quiet=as_json))
+    _print_json(as_json, found)
+    if found["fault"]:
+        raise UserError(found["fault"])
+
+
+@app.command()
 def study(
     kind: Annotated[
         Literal["scaling", "exchange", "overlap", "ddp", "cameras", "appearance"],
@@ -444,6 +505,47 @@ def study(
     about = (kind, scene, output_dir, tiles, modes, seeds, overrides, nproc, device)
     found = conduct(Ask(*about, skip_missing, report, command), Speaker(quiet=quiet or as_json))
     _print_json(as_json, found)
+
+
+@app.command()
+def pose(
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs, or a video.")],
+    out: Annotated[Path, typer.Option(help="Folder of the capture; new, or one to go on with.")],
+    frames: Annotated[
+        int | None,
+        typer.Option(min=2, help="Of a video: about as many are taken; 200 if left out."),
+    ] = None,
+    matching: Annotated[
+        Literal["auto", "sequential", "exhaustive", "spatial"],
+        typer.Option(help="Which photographs to compare: neighbours in time, all, or by GPS."),
+    ] = "auto",
+    max_size: Annotated[
+        int, typer.Option(min=64, help="Pixels of the longer edge at which features are sought.")
+    ] = 1600,
+    camera: Annotated[
+        str, typer.Option(help="COLMAP's camera model, such as OPENCV or OPENCV_FISHEYE.")
+    ] = "RADIAL",
+    focal: Annotated[
+        float | None, typer.Option(min=1, help="Focal length in pixels, if you know it; held.")
+    ] = None,
+    up: Annotated[
+        Literal["auto", "cameras", "ground"], typer.Option(help="What says which way is up.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")] = 42,
+    threads: Annotated[int | None, typer.Option(min=1, help="All cores if left out.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn photographs, or a video, into a capture that plan and fit read; started again, go on.
+
+    Example: nerfxl pose my-photographs --out my-capture
+    """
+    from nerfxl.posing.ask import Ask
+    from nerfxl.posing.conduct import pose
+    from nerfxl.progress import Speaker
+
+    ask = Ask(photos, out, frames, matching, max_size, camera, focal, up, seed, threads)
+    _print_json(as_json, pose(ask, Speaker(quiet=quiet or as_json)))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nerfxl import events
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
@@ -20,14 +22,17 @@ from nerfxl.film import check_film
 from nerfxl.inspection import inspected, show_run
 from nerfxl.launch import RankFailedError
 from nerfxl.opened import learned_shots
+from nerfxl.plan_report import as_bytes
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
 from nerfxl.progress import Speaker, counting, following, spoken
+from nerfxl.provenance import note_session
+from nerfxl.report.page import write as write_report
 from nerfxl.runs import RunFolder, make_folder, recording, write_atomic
 from nerfxl.scene_file import choose_candidate, load_scene, save_scene
 from nerfxl.shooting import SHOOTING, Wish, arranged
 from nerfxl.tally import exchanged
-from nerfxl.worker import Job
+from nerfxl.worker import Job, saved_step
 
 FREE = (  # what may change while a run goes on
     "train.steps",
@@ -47,11 +52,14 @@ def fit(
     skip_missing: bool,
     say: Speaker,
     launching: Launching,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
 
     Empty on a machine, or rank, that does not lead the others.
     """
+    if tensorboard:
+        events.check_installed()
     kind = device_kind(device)
     with hired(launching, kind) as crew:
         if not crew.leads:
@@ -68,7 +76,7 @@ def fit(
             if earlier is None:
                 write(prepared, run)
             say(f"run        {run.path}")
-            _train(crew, run, spec.train.steps, kind, say)
+            _train(crew, run, spec.train.steps, kind, count, say, tensorboard)
     return _summary(run, say)
 
 
@@ -79,11 +87,14 @@ def resume(
     overrides: Sequence[str],
     say: Speaker,
     launching: Launching,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Go on with a run from its newest whole checkpoint, to its last step or to another.
 
     Empty on a machine, or rank, that does not lead the others.
     """
+    if tensorboard:
+        events.check_installed()
     kind = device_kind(device)
     with hired(launching, kind) as crew:
         if not crew.leads:
@@ -106,7 +117,7 @@ def resume(
             save_scene(scene, run.scene)
             say(f"going on   from step {done:,} to {steps:,}")
             say(f"device     {kind}, {count} process{'es' if count > 1 else ''}")
-            _train(crew, run, steps, kind, say, resume=True)
+            _train(crew, run, steps, kind, count, say, tensorboard, done)
     return _summary(run, say)
 
 
@@ -131,6 +142,21 @@ def evaluate(
         job = Job("evaluate", str(run.path.absolute()), kind)
         crew.work(crew.announce(job, run), run, say)
     return _summary(run, say)
+
+
+def report(
+    run_path: Path | None, output_dir: Path, tensorboard: bool, say: Speaker
+) -> dict[str, Any]:
+    """Write a run's page anew, from what its folder holds, and TensorBoard's files if asked to."""
+    if tensorboard:
+        events.check_installed()
+    run = _run(run_path, output_dir, say)
+    file = _report(run, say)
+    found = {"run": str(run.path), "report": str(file), "bytes": file.stat().st_size}
+    if tensorboard:
+        found["tensorboard"] = str(events.rewrite(run))
+        say(f"tensorboard {run.tensorboard}: see it with tensorboard --logdir {output_dir}")
+    return found
 
 
 def render(
@@ -191,15 +217,28 @@ def _beginning(output_dir: Path, name: str) -> Iterator[RunFolder]:
 
 
 def _train(
-    crew: Crew, run: RunFolder, steps: int, kind: str, say: Speaker, resume: bool = False
+    crew: Crew,
+    run: RunFolder,
+    steps: int,
+    kind: str,
+    count: int,
+    say: Speaker,
+    tensorboard: bool,
+    done: int | None = None,
 ) -> None:
-    """Train with a crew, show how it goes, and record how it ends."""
+    """Train with a crew, show how it goes, and record how it ends.
+
+    count: processes. done: the step of the checkpoint to go on from; None: from the start.
+    """
     run.update(steps=steps)
+    begun = done if done is not None else saved_step(run) or 0  # torchrun may start it anew
+    note_session(run, begun, count, kind)
     if kind == "cpu":
         say("starting   the first run compiles the kernels, about half a minute")
     where = str(run.path.absolute())
-    job = Job("fit", where, kind, resume=resume, timeout=crew.launching.timeout)
-    with following(run.metrics, steps, say.console, say.quiet), recording(run):
+    job = Job("fit", where, kind, resume=done is not None, timeout=crew.launching.timeout)
+    watched = events.following(run) if tensorboard else nullcontext()
+    with following(run.metrics, steps, say.console, say.quiet), watched, recording(run):
         crew.work(crew.announce(job, run), run, say)
 
 
@@ -221,8 +260,7 @@ def _check_free(run: RunFolder, overrides: Sequence[str]) -> None:
 
 
 def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
-    # The newest, which is not the highest step if a damaged checkpoint was stepped over.
-    file = max(run.eval.glob("step-*/metrics.json"), key=lambda file: file.stat().st_mtime_ns)
+    file = run.scored()[0]
     summary: dict[str, Any] = json.loads(file.read_text())
     if summary["psnr"] is None:
         say("scores     none: no view is held out")
@@ -237,7 +275,18 @@ def _summary(run: RunFolder, say: Speaker) -> dict[str, Any]:
     if run.metrics.exists() and (words := exchanged(run.metrics)):
         say(f"exchange   {words}")
     say(f"pictures   {file.parent}")
-    return {**summary, "run": str(run.path), "pictures": str(file.parent)}
+    found = {**summary, "run": str(run.path), "pictures": str(file.parent)}
+    try:
+        return {**found, "report": str(_report(run, say))}
+    except UserError as error:  # what was asked for is done
+        sys.stderr.write(f"nerfxl: {error}\n")
+        return {**found, "report": None}
+
+
+def _report(run: RunFolder, say: Speaker) -> Path:
+    file = write_report(run)
+    say(f"report     {file} ({as_bytes(file.stat().st_size)})")
+    return file
 
 
 def _there(files: Sequence[Path]) -> int:

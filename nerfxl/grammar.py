@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -48,6 +48,29 @@ def all_keys(root: type[BaseModel] = SceneSpec) -> Iterator[str]:
                 yield from below(section, f"{prefix}{name}.")
 
     return below(root, "")
+
+
+class Setting(NamedTuple):
+    """A key of a scene: its value and default as JSON has them (None: there is none)."""
+
+    key: str
+    value: Any
+    default: Any
+    meaning: str
+
+
+def settings(part: BaseModel, prefix: str = "") -> Iterator[Setting]:
+    """All that a resolved scene says, key by key; its name and profiles aside."""
+    document = part.model_dump(mode="json")
+    usual = type(part).model_construct().model_dump(mode="json", warnings=False)
+    for name, info in type(part).model_fields.items():
+        key, value = prefix + name, getattr(part, name)
+        if key in ("name", "profiles"):
+            continue
+        if _section(info):
+            yield from settings(value, f"{key}.")
+        else:
+            yield Setting(key, document[name], usual.get(name), info.description or "")
 
 
 def _is_model(annotation: Any) -> bool:

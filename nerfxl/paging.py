@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ class Pager:
     room: bytes. device: where tables go.
     """
 
-    def __init__(self, room: int, device: torch.device) -> None:
+    def __init__(self, room: float, device: torch.device) -> None:
         self.room, self.device = room, device
         self.reads = 0
         self._files: dict[int, _Stored] = {}
@@ -69,12 +70,22 @@ class Pager:
         """Bytes of all tables."""
         return sum(stored.size for stored in self._files.values())
 
+    @property
+    def crowded(self) -> bool:
+        """Whether there is not room for all tables."""
+        return self.total > self.room
+
+    @property
+    def held(self) -> int:
+        """Bytes of the tables in memory."""
+        return sum(table.nbytes for table in self._held.values())
+
     def _brought(self, number: int) -> Tensor:
         if number in self._held:
             self._held.move_to_end(number)
             return self._held[number]
         coming = self._files[number].size
-        while self._held and coming + sum(held.nbytes for held in self._held.values()) > self.room:
+        while self._held and coming + self.held > self.room:
             self._held.popitem(last=False)
         self.reads += 1
         self._held[number] = self._files[number].read().to(self.device)
@@ -91,9 +102,10 @@ class _Stored:
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
         try:
-            self._file = path.open("rb", buffering=0)
-            length = int.from_bytes(self._file.read(8), "little")
-            entry = json.loads(self._file.read(length))[name]
+            self._file = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+            length = int.from_bytes(os.pread(self._file, 8, 0), "little")
+            entry = json.loads(os.pread(self._file, length, 8))[name]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} cannot be read: {error}.") from error
         if entry["dtype"] != "F32":
@@ -106,7 +118,7 @@ class _Stored:
         found = torch.empty(self.shape, dtype=torch.float32)
         room, at = found.view(-1).view(torch.uint8).numpy().data, 0
         while at < self.size:
-            count = os.preadv(self._file.fileno(), [room[at:]], self.start + at)
+            count = os.preadv(self._file, [room[at:]], self.start + at)
             if count == 0:
                 raise UserError(f"{self.path} ends too early: it was cut short meanwhile.")
             at += count

@@ -20,6 +20,7 @@ FORMAT, VERSION = "nerfxl-path", 1
 TURN_WEIGHT = 1.0  # a turn of one radian takes as long as the way of that many mean steps
 SMOOTH = 1.5  # cameras: how far a flight is smoothed along its way
 SPIRAL_TURNS = 2
+ALIKE = 0.7  # length of the mean of unit vectors; 1 = all the same
 
 Array = NDArray[np.float64]
 
@@ -63,7 +64,7 @@ class CameraPath:
         ends = np.linspace(times[0], times[0] + self.seconds, count, endpoint=not self.loop)
         poses = np.stack([frame.pose for frame in self.keyframes])
         fovs = np.array([frame.fov for frame in self.keyframes])
-        if self.loop:
+        if self.loop and len(times) > 1:
             times = np.append(times, times[0] + self.seconds)
             poses, fovs = np.concatenate([poses, poses[:1]]), np.append(fovs, fovs[0])
         flat = np.concatenate([poses.reshape(-1, 12), fovs[:, None]], axis=1)
@@ -144,12 +145,13 @@ def spiral(poses: Array, count: int, depth: float) -> list[Array]:
 
     Raises
     ------
-    ValueError: the cameras look into opposite directions, so that there is no mean.
+    ValueError: the cameras look into different directions: the mean of their axes is shorter than
+    `ALIKE`.
     """
     middle = poses[:, :, 3].mean(axis=0)
     forward = poses[:, :, 2].mean(axis=0)
-    if np.linalg.norm(forward) < 1e-6:
-        raise ValueError("the cameras look into opposite directions")
+    if np.linalg.norm(forward) < ALIKE:
+        raise ValueError("the cameras look into different directions")
     mean = look_at(middle, middle + forward, -poses[:, :, 1].mean(axis=0))
     away = (poses[:, :, 3] - middle) @ mean[:, :3]
     reach = np.quantile(np.abs(away), 0.9, axis=0)

@@ -54,7 +54,20 @@ def picture(
     path: Path,
     scale: float,
 ) -> None:
-    """Write the plan as seen from above, x to the right and y up, 1200 pixels long.
+    """Write the plan as `drawn` shows it, 1200 pixels long."""
+    canvas = drawn(plan, camera_positions, points, point_colours, scale)
+    save_image(np.asarray(canvas), path)
+
+
+def drawn(
+    plan: Plan,
+    camera_positions: Points,
+    points: Points,
+    point_colours: NDArray[np.uint8],
+    scale: float,
+    longest: int = LONGEST,
+) -> Image.Image:
+    """Draw the plan as seen from above, x to the right and y up.
 
     Parameters
     ----------
@@ -63,13 +76,13 @@ def picture(
         outlined in grey.
     camera_positions, points, point_colours:
         [C, 3] and [P, 3] in scene coordinates, [P, 3] bytes. C and P may be 0.
-    path:
-        The file.
     scale:
         Scene units in a source unit, for the scale bar.
+    longest:
+        The drawing's longer edge, pixels.
 
     """
-    view = _view(plan)
+    view = _view(plan, longest)
     colours = tile_colours(len(plan))
     canvas = Image.new("RGB", (view.width, view.height), PAPER)
     for tile, colour in zip(plan.tiles, colours, strict=True):
@@ -82,16 +95,16 @@ def picture(
     _draw_cameras(draw, view, camera_positions)
     _draw_numbers(draw, view, plan, colours)
     canvas = canvas.resize((view.width // FINER, view.height // FINER), Image.Resampling.LANCZOS)
-    save_image(np.asarray(_framed(canvas, plan, len(camera_positions), view, scale)), path)
+    return _framed(canvas, plan, len(camera_positions), view, scale)
 
 
-def _view(plan: Plan) -> _View:
+def _view(plan: Plan, longest_edge: int) -> _View:
     (x0, y0, _), (x1, y1, _) = plan.root.low, plan.root.high
     longest = (1 + 2 * MARGIN) * max(x1 - x0, y1 - y0)
     margin = MARGIN * max(x1 - x0, y1 - y0)
     wide = max(x1 - x0 + 2 * margin, NARROWEST * longest)
     high = max(y1 - y0 + 2 * margin, NARROWEST * longest)
-    pixels = LONGEST * FINER / longest
+    pixels = longest_edge * FINER / longest
     return _View(
         left=(x0 + x1 - wide) / 2,
         top=(y0 + y1 + high) / 2,

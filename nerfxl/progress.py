@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from nerfxl.history import follow
 
 POLL_SECONDS = 0.5
 SCORING = "scoring the held-out views"
@@ -38,7 +39,7 @@ def following(metrics: Path, steps: int, console: Console, quiet: bool) -> Itera
         return
     done = threading.Event()
     told_before = metrics.stat().st_size if metrics.exists() else 0
-    lines = _lines(metrics, told_before, done)
+    lines = follow(metrics, told_before, done, POLL_SECONDS)
     show = _live if console.is_terminal else _plain
     thread = threading.Thread(target=show, args=(lines, steps, console), daemon=True)
     thread.start()
@@ -135,22 +136,6 @@ def _lines_of(
         pace = (now - before) / (time.monotonic() - start)
         left = f", {spoken((total - now) / pace)} left" if pace else ""
         console.print(f"{what} {now:,} of {total:,}{left}", highlight=False, soft_wrap=True)
-
-
-def _lines(metrics: Path, at: int, done: threading.Event) -> Iterator[dict[str, Any]]:
-    """Whole lines of the file as they come, from byte `at` on; one look more when done."""
-    while True:
-        last = done.wait(POLL_SECONDS)
-        if metrics.exists():
-            with metrics.open("rb") as file:
-                file.seek(at)
-                text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            at += len(whole)
-            for line in whole.splitlines():
-                yield json.loads(line)
-        if last:
-            return
 
 
 def spoken(seconds: float) -> str:

@@ -210,6 +210,29 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def sessions(self) -> Path:
+        """Each time that the run was trained: one JSON object a line."""
+        return self.path / "sessions.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The run for people, in one page."""
+        return self.path / "report.html"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The training curves for TensorBoard."""
+        return self.path / "tensorboard"
+
+    def scored(self) -> list[Path]:
+        """Files of scores, the one written last first.
+
+        That is not the highest step if a damaged checkpoint was stepped over.
+        """
+        found = self.eval.glob("step-*/metrics.json")
+        return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+    @property
     def status_file(self) -> Path:
         """State of the run; read it with `status`."""
         return self.path / "status.json"

@@ -69,7 +69,7 @@ def picture(
     for index in range(pieces):
         # From all over the picture: work for all ranks. But neighbours see the same tiles.
         piece = slice(index, None, pieces)
-        if ensemble.pager is not None:
+        if ensemble.pager is not None and ensemble.pager.crowded:
             piece = slice(index * size, (index + 1) * size)
         some = rays[piece]
         count = len(some)
@@ -123,18 +123,16 @@ def surface(made: Picture, camera: Camera, pose: Array) -> Array:
 def normals(made: Picture, camera: Camera, pose: Array) -> Array:
     """Unit normals of the surface that depth describes, towards the camera: [H, W, 3].
 
-    Source axes; from the differences between a pixel's neighbours, n = down x right. NaN at
-    the picture's edge, and where a pixel or a neighbour sees nothing.
+    Source axes; from the differences between a pixel's neighbours, n = down x right. NaN where a
+    neighbour sees nothing, and in pictures of less than two pixels a side.
     """
     points = surface(made, camera, pose)
-    found = np.full_like(points, np.nan)
-    right = points[1:-1, 2:] - points[1:-1, :-2]
-    down = points[2:, 1:-1] - points[:-2, 1:-1]
+    ends = np.pad(points, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    right, down = ends[1:-1, 2:] - ends[1:-1, :-2], ends[2:, 1:-1] - ends[:-2, 1:-1]
     across = np.cross(down, right)
     length = np.linalg.norm(across, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found[1:-1, 1:-1] = np.where(length > 0, across / length, np.nan)
-    return found
+        return np.where(length > 0, across / length, np.nan)
 
 
 def tile_index(made: Picture, camera: Camera, pose: Array, scene: RunScene) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nerfxl import history
 from nerfxl.ranks import Ranks, Traffic
 from nerfxl.rays import Batch
 
@@ -139,8 +139,7 @@ def _sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def exchanged(metrics: Path) -> str | None:
     """In words, what the ranks of a run exchanged, the mean of its lines; None if it was alone."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    lines = [line for line in lines if "waiting" in line]
+    lines = [line for line in history.read(metrics).lines if "waiting" in line]
     if not lines:
         return None
     received, waiting, imbalance = (

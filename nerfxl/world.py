@@ -141,7 +141,7 @@ def orientation(how: str, poses: Array, points: Array) -> Array:
     if how == "keep":
         return np.eye(3)
     if how == "up":
-        return _turn_to_z(-poses[:, :, 1].mean(axis=0))
+        return turn_to_z(-poses[:, :, 1].mean(axis=0))
     if how != "pca":
         raise ValueError(f"orientation {how!r} is not one of keep, pca, up")
     cloud = points
@@ -344,7 +344,7 @@ def _norms(vectors: Array) -> Array:
     return np.asarray(np.linalg.norm(vectors, axis=-1))
 
 
-def _turn_to_z(up: Array) -> Array:
+def turn_to_z(up: Array) -> Array:
     """Return the shortest rotation that brings up to +z (Rodrigues)."""
     length = float(np.linalg.norm(up))
     if length < 0.1:

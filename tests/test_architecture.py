@@ -20,8 +20,9 @@ PACKAGES = {"nerfxl": ROOT / "nerfxl", "nerfxl_kernels": ROOT / "kernels" / "ner
 ROWS = {
     "the door": "__main__",
     "the command line": "cli",
-    "its verbs, again and again": "study",
-    "its verbs": "commands",
+    "its verbs, again and again; as functions": "study library",
+    "its verbs": "commands posing",
+    "what is told of runs and machines": "report listing events doctor",
     "what they will cost": "planning",
     "who does it": "crew",
     "what a rank runs": "worker",
@@ -33,15 +34,15 @@ ROWS = {
     "what is seen of a picture": "displays",
     "one picture": "stills",
     "the NeRFs of a run": "ensemble",
-    "a run, put together": "prepare model saver blend",
+    "a run, put together": "prepare model saver blend provenance",
     "the machine": "render pixels paging scene_file checkpoint plan_picture plan_report",
     "its parts": "field exchange optimiser losses scene_errors pictures cost tally disturb regions",
     "space, photographs, grammar": "partition world captures grammar views paths film",
-    "a run, and who takes part in it": "runs launch cluster",
+    "a run, and who takes part in it": "runs launch cluster progress",
     "the machines of a run": "nodes",
     "what is asked, and who answers": "spec ranks places rendezvous",
     "of what is asked, a part": "spec_training",
-    "words that all use": "errors rays cameras metrics progress randomness spec_forms yaml_tree",
+    "words that all use": "errors rays cameras metrics history randomness spec_forms yaml_tree",
 }
 LAYERS = {
     module: height for height, row in enumerate(reversed(ROWS.values())) for module in row.split()

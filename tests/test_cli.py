@@ -154,7 +154,7 @@ def test_fit_says_what_it_does(fitted: Fitted) -> None:
     heads = [line.split()[0] for line in said.out.splitlines() if line[:1].isalpha()]
     assert list(dict.fromkeys(heads)) == [
         *("capture", "bounds", "tiles", "device", "run", "starting"),
-        *("step", "scoring", "scores", "memory", "pictures"),
+        *("step", "scoring", "scores", "memory", "pictures", "report"),
     ]
     assert "transforms, 6 views of 24 x 18, 2 of them held out, 98 points" in said.out
     assert "step 15 of 15  loss " in said.out

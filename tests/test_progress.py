@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from nerfxl import progress
+from nerfxl.history import follow
 from nerfxl.progress import following, told
 
 LINE = {
@@ -74,7 +75,7 @@ def test_half_a_line_waits_for_its_end(tmp_path: Path) -> None:
     metrics, done = tmp_path / "metrics.jsonl", threading.Event()
     text = json.dumps(LINE) + "\n"
     metrics.write_text("")
-    lines = progress._lines(metrics, 0, done)
+    lines = follow(metrics, 0, done, 0.01)
     with metrics.open("a") as file:
         file.write(text + text[:20])
         file.flush()

@@ -87,13 +87,14 @@ def test_one_rank_exchanges_nothing() -> None:
 def test_the_end_says_what_was_exchanged(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     lines = [
-        {"bytes_per_ray": 90, "waiting": 0.2, "imbalance": 1.0},
-        {"bytes_per_ray": 110, "waiting": 0.3, "imbalance": 1.5},
+        {"step": 5, "bytes_per_ray": 90, "waiting": 0.2, "imbalance": 1.0},
+        {"step": 9, "bytes_per_ray": 110, "waiting": 0.3, "imbalance": 1.5},
     ]
-    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    torn = '{"step": 12, "bytes_'  # a crash has cut it short
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     assert exchanged(metrics) == (
         "100 bytes a ray received by all processes, 25 % of the time waiting, the busiest has 1.25 "
         "times the mean of samples"
     )
-    metrics.write_text(json.dumps({"loss": 1.0}) + "\n")
+    metrics.write_text(json.dumps({"step": 5, "loss": 1.0}) + "\n")
     assert exchanged(metrics) is None

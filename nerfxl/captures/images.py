@@ -36,7 +36,7 @@ def image_size(path: Path) -> tuple[int, int]:
     ------
     UserError: the file is missing, empty, no image, or of a kind that is not read.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.size
 
 
@@ -57,7 +57,7 @@ def load_image(view: View) -> NDArray[np.uint8]:
     """
     if view.image is None:
         raise UserError(f"view {view.name!r} has no image to load.")
-    with _opened(view.image) as image:
+    with opened(view.image) as image:
         _check_header(view, view.image, image)
         small = _decoded(view.image, image, view.divisor)
         return np.array(small, dtype=np.uint8)
@@ -71,7 +71,7 @@ def check_image(view: View) -> None:
     UserError: as `load_image`, but for what is broken inside the file.
     """
     if view.image is not None:
-        with _opened(view.image) as image:
+        with opened(view.image) as image:
             _check_header(view, view.image, image)
 
 
@@ -105,7 +105,7 @@ def load_sky(view: View) -> NDArray[np.bool_] | None:
 
 def _whole_blocks(view: View, path: Path, where: str) -> NDArray[np.bool_]:
     """Which blocks of a mask's pixels are above 0 throughout: [H, W]."""
-    with _opened(path) as image:
+    with opened(path) as image:
         _check_size(view, path, image.size)
         if image.mode not in ("1", "L", "I;16", "I"):
             raise UserError(
@@ -122,7 +122,13 @@ def _whole_blocks(view: View, path: Path, where: str) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """`with opened(path) as image:` the header is read, and no pixel decoded.
+
+    Raises
+    ------
+    UserError: the file is missing, empty, no image, or of a kind that is not read.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:

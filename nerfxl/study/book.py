@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nerfxl.errors import UserError
+from nerfxl.provenance import Session
 from nerfxl.runs import make_folder, write_atomic
 from nerfxl.study.grid import Cell, Kind
-from nerfxl.study.provenance import Session
 
 FORMAT, VERSION = "nerfxl-study", 1
 FILE = "study.json"

@@ -16,6 +16,7 @@ from nerfxl.crew import units_of
 from nerfxl.errors import UserError
 from nerfxl.launch import RankFailedError
 from nerfxl.progress import Speaker, spoken
+from nerfxl.provenance import session
 from nerfxl.runs import RunFolder, make_folder
 from nerfxl.scene_file import Device, load_scene
 from nerfxl.study import cells, plots, report
@@ -32,7 +33,6 @@ from nerfxl.study.grid import (
     read_modes,
     read_numbers,
 )
-from nerfxl.study.provenance import session
 from nerfxl.worker import saved_step
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
+from nerfxl import history
+from nerfxl.provenance import here
 from nerfxl.runs import RunFolder
 from nerfxl.study import cells, poses, seams
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.grid import Cell
-from nerfxl.study.provenance import here
 
 ALONE = {"exchange_ms": 0.0, "waiting": 0.0, "bytes_per_ray": 0.0}  # what one process tells others
 
@@ -98,78 +99,25 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
     return [Group(*key, tuple(found)) for key, found in groups.items()]
 
 
-def curve(metrics: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl by step; of a step that was done twice the later, of a torn line none.
-
-    A run that was killed repeats the steps since its checkpoint.
-    """
-    lines: dict[int, dict[str, Any]] = {}
-    for text in metrics.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-            lines[line["step"]] = line
-        except (ValueError, KeyError, TypeError):
-            continue
-    return [lines[step] for step in sorted(lines)]
-
-
-def settled(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the second half of the steps: after warm-ups, and after kernels were compiled."""
-    last = lines[-1]["step"]
-    return [line for line in lines if 2 * line["step"] > last]
-
-
 def _row(book: Book, entry: Entry) -> Row:
     run = cells.run_of(book.path, entry.cell.label)
     state = cells.told(run, entry)
     if run is None or not cells.is_complete(run):
         return Row(entry, run, state)
     scores = json.loads((cells.scored(run) / cells.SCORES).read_text())
-    lines = settled(curve(run.metrics))
+    lines = history.settled(history.read(run.metrics).lines)
     facts = {name: scores[name] for name in ("capture_note", "images", "appearance")}
     facts["capture"] = here(Path(scores["capture"]))
-    found = _scored(scores) | _timed(lines)
+    found = _scored(scores) | history.rates(lines)
     if entry.cell.ranks == 1:
         found |= ALONE
-    return Row(entry, run, state, found, facts, _messages(lines))
+    return Row(entry, run, state, found, facts, history.messages(lines))
 
 
 def _scored(scores: dict[str, Any]) -> dict[str, float]:
     names = ("psnr", "ssim", "render_seconds", "train_seconds", "parameters")
     found = {name: float(scores[name]) for name in names if scores.get(name) is not None}
     return found | {"memory": max(scores["peak_memory_per_rank"]) / 2**30}
-
-
-def _timed(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Speeds: the median over lines, which other programs disturb least; the rest: the mean."""
-    found = {
-        "rays_per_second": median(line["rays_per_second"] for line in lines),
-        "step_ms": median(1000 / line["steps_per_second"] for line in lines),
-    }
-    for name in ("waiting", "bytes_per_ray", "imbalance", "samples_per_ray", "outside"):
-        values = [line[name] for line in lines if line.get(name) is not None]
-        if values:
-            found[name] = fmean(values)
-    waited = [_waited(line["exchange"]) for line in lines if "exchange" in line]
-    return found | ({"exchange_ms": median(waited)} if waited else {})
-
-
-def _waited(exchange: dict[str, dict[str, float]]) -> float:
-    return sum(kind["ms_per_step"] for kind in exchange.values())
-
-
-def _messages(lines: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Of each kind of message, the mean bytes a ray and the median milliseconds a step."""
-    told = [line["exchange"] for line in lines if "exchange" in line]
-    kinds = dict.fromkeys(kind for one in told for kind in one)
-    found = {}
-    for kind in kinds:
-        of_kind = [one[kind] for one in told if kind in one]
-        found[kind] = (
-            fmean(one["bytes_per_ray"] for one in of_kind),
-            median(one["ms_per_step"] for one in of_kind),
-        )
-    return found
 
 
 def _add(rows: Iterable[Row], found: dict[Cell, dict[str, float]]) -> None:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from nerfxl.progress import Speaker
+from nerfxl.provenance import here, now
 from nerfxl.runs import write_atomic
 from nerfxl.study import crops, plots
 from nerfxl.study.book import Book
 from nerfxl.study.claims import Finding, findings
 from nerfxl.study.figures import Group, Row, grouped, read
 from nerfxl.study.page import COLUMNS, markdown
-from nerfxl.study.provenance import here, now
 
 MARKDOWN, JSON = "report.md", "report.json"
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nerfxl.provenance import Session
 from nerfxl.runs import RunFolder
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.figures import Group, Row, grouped
 from nerfxl.study.grid import Cell, Kind
-from nerfxl.study.provenance import Session
 
 STEPS = 40
 SESSION = Session("2026-01-31T12:00:00+01:00", "nerfxl study x", "nerfxl 1", "a machine", 2, 1.5)

@@ -12,7 +12,7 @@ from PIL import Image
 from nerfxl.progress import Speaker
 from nerfxl.study import plots, report
 from nerfxl.study.claims import Finding, findings, order
-from nerfxl.study.figures import Row, Spread, curve, settled
+from nerfxl.study.figures import Row, Spread
 from nerfxl.study.grid import Cell, Kind
 from tests.study.made import book, groups, line, row, run
 
@@ -232,17 +232,6 @@ def test_whether_what_is_learned_of_images_pays() -> None:
     assert [one.verdict for one in found.values()] == ["holds", "undecided", "does not hold"]
     found = verdicts("appearance", *rows[1:])
     assert {one.verdict for one in found.values()} == {"not tested"}
-
-
-def test_curves_survive_a_crash(tmp_path: Path) -> None:
-    """Steps after a checkpoint are done again; a line may be torn."""
-    told = [line(10), line(20), line(30, psnr=1), line(20), line(30, psnr=2), line(40)]
-    text = "".join(json.dumps(one) + "\n" for one in told) + '{"step": 5'
-    (tmp_path / "metrics.jsonl").write_text(text)
-    found = curve(tmp_path / "metrics.jsonl")
-    assert [one["step"] for one in found] == [10, 20, 30, 40]
-    assert found[2]["psnr"] == 2
-    assert [one["step"] for one in settled(found)] == [30, 40]
 
 
 def test_a_report_from_run_folders(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nerfxl
-from nerfxl.study.provenance import session
+from nerfxl.provenance import session
 
 
 def test_a_session_names_the_machine_and_the_code() -> None:

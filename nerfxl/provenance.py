@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import nerfxl
+from nerfxl import history
 from nerfxl.cluster import cores
 from nerfxl.plan_report import as_bytes
+from nerfxl.runs import MetricsLog, RunFolder
 
 BUSY = 0.5  # of the cores: a load above is told
 
 
 @dataclass(frozen=True)
 class Session:
-    """One time that a study was started.
+    """One time that training was started, of a run or of a study.
 
     began: ISO 8601 with the zone. load: programs that wanted one of the cores in the minute before,
     if known.
@@ -49,6 +55,38 @@ class Session:
 def session(command: str, kind: str) -> Session:
     """What is so here and now. kind: "cpu" or "cuda"."""
     return Session(now(), command, _code(), _machine(kind), cores(), _load())
+
+
+def command() -> str:
+    """The command that was given."""
+    return shlex.join(["nerfxl", *sys.argv[1:]])
+
+
+def note_session(run: RunFolder, step: int, processes: int, kind: str) -> None:
+    """Note in a run's folder that it is trained from here on.
+
+    step: after which it goes on. processes: of all machines. kind: "cpu" or "cuda".
+
+    Raises
+    ------
+    UserError: the file cannot be written.
+    """
+    told = {"step": step, "processes": processes, "device": kind}
+    with MetricsLog(run.sessions) as log:
+        log.append(told | asdict(session(command(), kind)))
+
+
+def sessions(run: RunFolder) -> list[dict[str, Any]]:
+    """What `note_session` has noted, the first first; a line that a crash has cut is left out."""
+    text = run.sessions.read_bytes() if run.sessions.exists() else b""
+    return [line for raw in text.splitlines() if (line := history.parsed(raw)) is not None]
+
+
+def busy(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of the sessions of a run, a warning for each on a machine that was not quiet."""
+    names = [one.name for one in fields(Session)]
+    whole = ({name: one[name] for name in names} for one in told if {*names} <= {*one})
+    return [warning for one in whole if (warning := Session(**one).busy)]
 
 
 def now() -> str:

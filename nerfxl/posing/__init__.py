@@ -1,0 +1,1 @@
+"""From raw photographs, or a video, to a posed capture: structure from motion, by pycolmap."""
