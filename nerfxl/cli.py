@@ -352,12 +352,12 @@ def points(
     points: Annotated[int, typer.Option(min=1, help="How many.")] = 1_000_000,
     normals: Annotated[bool, typer.Option("--normals", help="Write normals, too.")] = False,
     min_opacity: Annotated[
-        float, typer.Option(min=0, max=1, help="Of a ray that ends at something.")
+        float, typer.Option(min=0.5, max=1, help="Of a ray that ends at something.")
     ] = 0.9,
     max_spread: Annotated[
         float,
         typer.Option(min=0, help="How uncertain the depth may be, as a share of it."),
-    ] = 0.05,
+    ] = 0.1,
     outside: Annotated[
         bool, typer.Option("--outside", help="Points beyond the box of the scene, too.")
     ] = False,
