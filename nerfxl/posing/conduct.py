@@ -13,7 +13,7 @@ from typing import Any
 from nerfxl.errors import UserError
 from nerfxl.posing import frames, gps, mapping, matching
 from nerfxl.posing.ask import Ask
-from nerfxl.posing.finish import Posed, finished
+from nerfxl.posing.finish import STEPS, Posed, finished
 from nerfxl.posing.journal import Found, Journal, fresh, moved, opened
 from nerfxl.posing.mapping import Attempt
 from nerfxl.posing.pairs import Choice, choose
@@ -86,8 +86,7 @@ class Posing:
             counts = matching.keypoints(self.database)
             raise no_model(self.ask.photos, counts, matches["verified"])
         posed = Posed(photographs, lenses, places, matches, attempts)
-        finish = partial(finished, self.ask, self.journal, posed)
-        stage("capture", out / "report.json", finish, self.say)
+        stage("capture", out / "report.json", partial(self.finish, posed), self.say)
         report: dict[str, Any] = json.loads((out / "report.json").read_text())
         return report
 
@@ -117,6 +116,7 @@ class Posing:
     def extract(self, photographs: Sequence[Photograph], lenses: list[matching.Lens]) -> Found:
         """Find features in all photographs."""
         if not self.database.exists():
+            matching.check_room(self.journal.folder, len(photographs))
             matching.begin(self.database, lenses, self.ask.camera)
         with shown(self.say, "features", len(photographs)) as tick:
             images = self.ask.out / "images"
@@ -187,6 +187,11 @@ class Posing:
             return {**found.as_json(), "said": found.told(count)}
 
         return Attempt.from_json(self.journal.stage(settings, folder / settings, work, self.say))
+
+    def finish(self, posed: Posed) -> Found:
+        """Write the capture and its report."""
+        with shown(self.say, "capture", STEPS) as tick:
+            return finished(self.ask, self.journal, posed, tick)
 
 
 def _source(ask: Ask) -> Source:

@@ -18,7 +18,10 @@ from nerfxl.posing.mapping import Attempt
 from nerfxl.posing.matching import Lens
 from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import STRAY, reasons, warnings
+from nerfxl.posing.stages import Tick
 from nerfxl.runs import write_atomic
+
+STEPS = 4  # of which `finished` tells three, the last being done when it returns
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Posed:
     attempts: Sequence[Attempt]
 
 
-def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
+def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
     """Write the capture, report.json last."""
     import pycolmap
 
@@ -45,12 +48,15 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
     if lost:
         mapping.without(model, lost)
     focal, doubt = settled_focal(model, ask.focal is not None, deviation, posed.lenses)
+    tick(1)
     registered, poses = outcome.poses_of(model)
     at = {one.name: place for one, place in zip(posed.photographs, posed.places, strict=True)}
     places = [at[name] for name in registered]
     found = georeference(poses, outcome.points_of(model), places, ask.up, ask.seed)
     outcome.placed(model, found.transform)
+    tick(1)
     outcome.write_model(model, out, ask.cores)
+    tick(1)
     both = outcome.write_transforms(model, out, found.told)
     write_atomic(out / "georeference.json", json.dumps(found.told, indent=1) + "\n")
     main = posed.lenses[0]
