@@ -15,6 +15,7 @@ from nerfxl.viewing.sight import ROOM, field_of_view
 from nerfxl.viewing.studio import Studio
 from nerfxl.viewing.visitor import Visitor
 
+PANEL = 320  # pixels, wide
 NEAR, FAR = 0.0005 * ROOM, 200 * ROOM  # room units, between which a browser draws
 
 
@@ -45,6 +46,8 @@ def serving(studio: Studio, host: str, port: int) -> Iterator[int]:
     with redirect_stdout(io.StringIO()):  # what viser says on its own
         server = _Server(host=host, port=port, label=studio.scene.spec.name, verbose=False)
     server.gui.configure_theme(show_share_button=False, show_logo=False)
+    server.gui.main_panel.dock_right()
+    server.gui.main_panel.set_width(PANEL)
     server.scene.set_up_direction(studio.up)
     _begin_at_home(server.initial_camera, studio)
     visitors: dict[int, Visitor] = {}

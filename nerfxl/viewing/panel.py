@@ -96,7 +96,7 @@ class Panel:
             for label, folder in FOLDERS.items():
                 self._build_switch(label, folder)
             gui.add_html(as_html(CAMERAS))
-            self._hides = gui.add_checkbox("Hidden by the scene", True)
+            self._hides = gui.add_checkbox("Scene hides them", True)
             when_set(self._hides, self._hide)
         with gui.add_folder("Speed", expand_by_default=False):
             self._quick = gui.add_slider("ms, moving", 50, 1000, 50, round(1000 * QUICK_SECONDS))

@@ -12,8 +12,8 @@ from nerfxl.viewing.controls import put, when_pressed, when_set
 from nerfxl.viewing.photographs import Comparison
 from nerfxl.viewing.visitor import Visitor
 
-WIDTH = 440  # pixels of the panel beside the scene
-MOST, LEAST = 960, 400  # pixels: widths of the pictures in it
+WIDTH = 400  # pixels of the panel beside the scene
+MOST, LEAST = 960, 360  # pixels: widths of the pictures in it
 BLANK = np.full((1, 1, 3), 255, np.uint8)
 
 
