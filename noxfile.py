@@ -114,7 +114,7 @@ def _check_wheel(session: nox.Session, path: Path) -> None:
         file.relative_to(root).as_posix()
         for root, package in (("", "nerfxl"), ("kernels", "nerfxl_kernels"))
         for file in (Path(root) / package).rglob("*")
-        if file.suffix in (".py", ".typed")
+        if file.suffix in (".py", ".typed", ".css", ".js")
     }
     others = {name for name in names if ".dist-info/" not in name}
     missing = sources - names

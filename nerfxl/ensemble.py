@@ -86,31 +86,26 @@ def restore(
 ) -> tuple[Ensemble, Checkpoint]:
     """The NeRFs of a run's newest whole checkpoint, to make pictures of; a collective.
 
-    memory: GiB that the hash tables of this rank's tiles may take; those that do not fit are read
-    when they are asked for. None: half of what is free, which so many processes share.
+    Hash tables are read when they are asked for. memory: GiB that they may take on this rank; where
+    more are asked for, they make room for each other. None: half of what is free, which so many
+    processes share.
 
     Raises
     ------
     UserError: none is whole.
     """
-    spec, tiles = scene.spec, len(scene.plan)
-    held = tiles if spec.train.mode == "ddp" else len(deal(tiles, ranks.size)[ranks.rank])
-    free = FREE_SHARE * available_memory(ranks.device) / sharing
-    room = free if memory is None else memory * 2**30
-    pager = None if held * table_bytes(spec) <= room else Pager(round(room), ranks.device)
+    room = FREE_SHARE * available_memory(ranks.device) / sharing
+    pager = Pager(room if memory is None else memory * 2**30, ranks.device)
     ensemble = assemble(scene, ranks, pager)
     origin = Origin.of(run, scene.spec.name, scene.plan)
-    wanted = fields if pager is None else (lambda name: fields(name) and name != TABLE)
+
+    def wanted(name: str) -> bool:
+        return fields(name) and name != TABLE
+
     found = load(run.checkpoints, origin, ensemble.tiles, ranks, wanted)
     ensemble.load(found)
     settle(ensemble, scene)
     return ensemble, found
-
-
-def table_bytes(spec: SceneSpec) -> int:
-    """Of a tile's hash table, nearly all that pictures need of it."""
-    field = spec.field
-    return 4 * field.levels * field.features << field.log2_table
 
 
 def settle(ensemble: Ensemble, scene: RunScene) -> None:

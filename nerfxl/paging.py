@@ -54,7 +54,7 @@ class Pager:
     room: bytes. device: where tables go.
     """
 
-    def __init__(self, room: int, device: torch.device) -> None:
+    def __init__(self, room: float, device: torch.device) -> None:
         self.room, self.device = room, device
         self.reads = 0
         self._files: dict[int, _Stored] = {}
@@ -69,6 +69,11 @@ class Pager:
     def total(self) -> int:
         """Bytes of all tables."""
         return sum(stored.size for stored in self._files.values())
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there is not room for all tables."""
+        return self.total > self.room
 
     @property
     def held(self) -> int:

@@ -69,7 +69,7 @@ def picture(
     for index in range(pieces):
         # From all over the picture: work for all ranks. But neighbours see the same tiles.
         piece = slice(index, None, pieces)
-        if ensemble.pager is not None:
+        if ensemble.pager is not None and ensemble.pager.crowded:
             piece = slice(index * size, (index + 1) * size)
         some = rays[piece]
         count = len(some)

@@ -15,7 +15,6 @@ from torch import Tensor
 from nerfxl import commands
 from nerfxl.cameras import pinhole
 from nerfxl.crew import Launching
-from nerfxl.ensemble import table_bytes
 from nerfxl.errors import UserError
 from nerfxl.opened import Opened, open_run
 from nerfxl.paging import Paged
@@ -26,6 +25,7 @@ from nerfxl.stills import Picture
 from tests.conftest import TINY, merged
 
 GIB, K = 2**30, 4
+TABLE = 4 * 4 * 2**9 * 2  # bytes of a tile's: levels, cells and features of TINY
 LEARNING: dict[str, Any] = {
     "cameras": {"refine": "on", "warmup_steps": 1},
     "appearance": {"exposure": "on"},
@@ -66,25 +66,27 @@ def values(made: Picture) -> list[Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_pages_give_the_same_pictures_to_the_bit(case: str, runs: dict[str, Path]) -> None:
     whole, paged = open_run(runs[case], memory=1), open_run(runs[case], memory=0)
-    assert whole.ensemble.pager is None
-    pager = paged.ensemble.pager
+    pager, roomy = paged.ensemble.pager, whole.ensemble.pager
     assert pager is not None
-    assert pager.reads == 0, "nothing is read before it is asked"
+    assert roomy is not None
+    assert pager.crowded
+    assert not roomy.crowded
+    assert pager.reads == roomy.reads == 0, "nothing is read before it is asked"
     for one, other in zip(values(seen(whole)), values(seen(paged)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert pager.reads >= 2
-    assert pager.held <= table_bytes(paged.scene.spec), "one table at a time"
+    assert roomy.reads <= K, "each once at most"
+    assert pager.held <= TABLE, "one table at a time"
     tiles = [tile for member in paged.ensemble.members for tile in member.model.tiles]
     assert {type(tile) for tile in tiles} == {Paged}
     assert not any(hasattr(tile, "table") for tile in tiles)
 
 
 def test_tables_that_fit_are_read_once(runs: dict[str, Path]) -> None:
-    table = table_bytes(open_run(runs["joint"]).scene.spec)
-    run = open_run(runs["joint"], memory=(K - 1) * table / GIB)
+    run = open_run(runs["joint"], memory=(K - 1) * TABLE / GIB)
     pager = run.ensemble.pager
     assert pager is not None
-    assert pager.total == K * table
+    assert pager.total == K * TABLE
     points = torch.rand(100, 3) * 2 - 1
     tile = run.scene.plan.tile_of(torch.from_numpy(run.scene.world.points(points.numpy())))
     kept = [points[tile == k] for k in range(K)]
@@ -98,7 +100,7 @@ def test_tables_that_fit_are_read_once(runs: dict[str, Path]) -> None:
     assert pager.reads == K
     run.query(kept[1])
     assert pager.reads == K + 1
-    assert pager.held == (K - 1) * table
+    assert pager.held == (K - 1) * TABLE
 
 
 def test_a_paged_run_outlives_the_removal_of_its_checkpoint(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from typer.testing import CliRunner
 
-from nerfxl import cli, commands, planning
+from nerfxl import cli, commands, doctor, listing, planning
 from nerfxl.scene_file import load_scene
 from nerfxl.study import conduct
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 PAGES += ["scenes/README.md", "scenes/university4/README.md"]
+PAGES += ["scenes/guides/reading-a-report.md"]
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(nerfxl [^`]*)`")
@@ -66,6 +67,7 @@ def test_what_runs_in_ci_is_that_line_alone() -> None:
 def test_every_verb_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
     assert shown >= {"fit", "resume", "plan", "eval", "render", "inspect", "study"}
+    assert shown >= {"report", "list", "doctor"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -91,9 +93,11 @@ def test_a_command_is_understood(
 
         return stand_in
 
-    for name in ("fit", "resume", "plan", "evaluate", "render", "inspect"):
+    for name in ("fit", "resume", "plan", "evaluate", "render", "inspect", "report"):
         monkeypatch.setattr(planning if name == "plan" else commands, name, verb(name))
     monkeypatch.setattr(conduct, "conduct", verb("study"))
+    monkeypatch.setattr(listing, "listed", verb("list"))
+    monkeypatch.setattr(doctor, "examine", verb("doctor"))
     words = shlex.split(command)[1:]
     outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output

@@ -70,7 +70,7 @@ def draw(chart: Chart, last: float, marks: Sequence[float] = ()) -> Html:
         aria_label=_spoken(chart, series, last),
     )
     head = tag("figcaption", tag("b", chart.title), " ", tag("span", chart.unit, class_="unit"))
-    told = tag("output", class_="told", aria_live="polite")
+    told = tag("span", class_="told")
     data = tag("script", _data(chart, series, across), type="application/json")
     return tag("figure", tag("div", head, told), _legend(series), picture, data, class_="chart")
 

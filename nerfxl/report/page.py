@@ -71,7 +71,8 @@ def _sections(facts: Facts) -> Iterator[Html | None]:
     yield _training(facts)
     yield _scene(facts)
     yield tables.asked(facts)
-    yield tables.spent(facts)
+    if _has(facts, "time"):
+        yield tables.spent(facts)
     yield tables.whence(facts, written)
 
 
@@ -79,6 +80,7 @@ def _header(facts: Facts, name: str, stamp: str) -> Html:
     status = facts.status
     state = tag("span", status.state, class_=f"state {status.state}")
     step = f"step {status.step:,} of {status.steps:,}"
+    figures = list(_key_figures(facts))
     return tag(
         "header",
         tag("p", tag("b", "nerfxl"), " report", class_="brand"),
@@ -86,7 +88,7 @@ def _header(facts: Facts, name: str, stamp: str) -> Html:
         tag("p", state, " ", step, class_="status"),
         tag("p", status.reason, class_="reason") if status.reason else None,
         _go_on(facts),
-        tag("dl", *_key_figures(facts), class_="key-figures"),
+        tag("dl", *figures, class_="key-figures") if figures else None,
     )
 
 
@@ -100,6 +102,7 @@ def _has(facts: Facts, section: str) -> bool:
         "views": bool(facts.scores and facts.scores[0].views),
         "scene": facts.scene is not None,
         "settings": facts.scene is not None,
+        "time": bool(facts.scores or facts.history.lines),
     }.get(section, True)
 
 

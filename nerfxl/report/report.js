@@ -58,14 +58,18 @@
       told.replaceChildren();
     }
   };
-  for (const { svg, data } of charts) {
+  for (const { svg, data, told } of charts) {
     svg.addEventListener("pointermove", (event) => {
       const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
       const [start, stop, last] = data.x;
       go(((place.x - start) / (stop - start)) * last);
     });
     svg.addEventListener("pointerleave", leave);
-    svg.addEventListener("blur", leave);
+    svg.addEventListener("focus", () => told.setAttribute("aria-live", "polite"));
+    svg.addEventListener("blur", () => {
+      told.removeAttribute("aria-live");
+      leave();
+    });
     svg.addEventListener("keydown", (event) => {
       const steps = charts[0].data.series[0].steps;
       const at = step === null ? steps.length - 1 : nearest(steps, step);

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from nerfxl import history
 from nerfxl.runs import RunFolder
 from tests.conftest import TINY, Here, merged
 from tests.report import made
@@ -104,6 +105,13 @@ def test_the_page_says_where_the_run_comes_from(fitted: Fitted) -> None:
     assert "torch " in page
     assert str(fitted.run.path.parents[2] / "photographs").rpartition("/")[2] in page
     assert "Scored at several steps" in page
+
+
+def test_the_guide_explains_every_key_of_metrics(fitted: Fitted) -> None:
+    guide = (Path(__file__).parents[2] / "scenes" / "guides" / "reading-a-report.md").read_text()
+    keys = {key for line in history.read(fitted.run.metrics).lines for key in line}
+    assert {"waiting", "imbalance", "exchange"} <= keys
+    assert [key for key in sorted(keys) if f"`{key}`" not in guide] == []
 
 
 def test_a_run_that_went_on_says_from_where(fitted: Fitted, here: Here, tmp_path: Path) -> None:
