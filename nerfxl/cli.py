@@ -556,6 +556,10 @@ def pose(
         Literal["auto", "sequential", "exhaustive", "spatial"],
         typer.Option(help="Which photographs to compare: neighbours in time, all, or by GPS."),
     ] = "auto",
+    mapping: Annotated[
+        Literal["auto", "usual", "forward"],
+        typer.Option(help="forward: for motion along the line of sight; auto tries both."),
+    ] = "auto",
     max_size: Annotated[
         int, typer.Option(min=64, help="Pixels of the longer edge at which features are sought.")
     ] = 1600,
@@ -581,7 +585,7 @@ def pose(
     from nerfxl.posing.conduct import pose
     from nerfxl.progress import Speaker
 
-    ask = Ask(photos, out, frames, matching, max_size, camera, focal, up, seed, threads)
+    ask = Ask(photos, out, frames, matching, mapping, max_size, camera, focal, up, seed, threads)
     _print_json(as_json, pose(ask, Speaker(quiet=quiet or as_json)))
 
 

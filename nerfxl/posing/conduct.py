@@ -16,7 +16,7 @@ from nerfxl.posing.ask import Ask
 from nerfxl.posing.finish import STEPS, Posed, finished
 from nerfxl.posing.journal import Found, Journal, fresh, moved, opened
 from nerfxl.posing.mapping import Attempt
-from nerfxl.posing.pairs import Choice, choose
+from nerfxl.posing.pairs import NEXT, Choice, choose
 from nerfxl.posing.photographs import Files, Photograph, collected, digest, listed
 from nerfxl.posing.report import no_model, told
 from nerfxl.posing.stages import shown
@@ -82,7 +82,7 @@ class Posing:
         match = partial(self.match, photographs, choice)
         matches = stage("matches", self.database, match, self.say)
         attempts = self.attempts(lenses, len(photographs))
-        if not attempts[0].names:
+        if not attempts[0].agreeing:
             counts = matching.keypoints(self.database)
             raise no_model(self.ask.photos, counts, matches["verified"])
         posed = Posed(photographs, lenses, places, matches, attempts)
@@ -152,6 +152,9 @@ class Posing:
         names = [(photographs[a].name, photographs[b].name) for a, b in choice.pairs]
         with shown(self.say, "matches", len(names)) as tick:
             matching.match(self.database, names, self.ask.cores, self.ask.seed, tick)
+        if choice.kind == "sequential":
+            far = [name for name, (a, b) in zip(names, choice.pairs, strict=True) if b - a > NEXT]
+            matching.drop_weak(self.database, far)
         good = sum(1 for count in matching.inliers(self.database).values() if count)
         return {
             "said": f"{good:,} of {len(names):,} pairs see the same ({choice.kind} matching)",
@@ -165,14 +168,14 @@ class Posing:
         """Map, with other settings too where the usual register too few; the best comes first."""
         matching.trust(self.database, lenses)
         known = all(lens.focal is not None for lens in lenses)
-        kinds: list[mapping.Settings] = ["usual", "forward"]
-        if known:
-            kinds.append("held")
+        forward: list[mapping.Settings] = ["forward", "held"] if known else ["forward"]
+        usual: list[mapping.Settings] = ["usual"]
+        kinds = {"auto": usual + forward, "usual": usual, "forward": forward}[self.ask.mapping]
         done: list[Attempt] = []
         for settings in kinds:
-            if not any(len(one.names) >= mapping.ENOUGH * count for one in done):
+            if not any(len(one.agreeing) >= mapping.ENOUGH * count for one in done):
                 done.append(self.attempt(settings, count))
-        return sorted(done, key=lambda one: -len(one.names))
+        return sorted(done, key=lambda one: -len(one.agreeing))
 
     def attempt(self, settings: mapping.Settings, count: int) -> Attempt:
         """Map with some settings."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from nerfxl.posing.journal import Found, Journal
 from nerfxl.posing.mapping import Attempt
 from nerfxl.posing.matching import Lens
 from nerfxl.posing.photographs import Photograph
-from nerfxl.posing.report import STRAY, reasons, warnings
+from nerfxl.posing.report import CONTRADICTED, STRAY, reasons, warnings
 from nerfxl.posing.stages import Tick
 from nerfxl.runs import write_atomic
 
@@ -42,9 +42,9 @@ def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
     best, out = posed.attempts[0], ask.out
     model = pycolmap.Reconstruction(journal.folder / "mapping" / best.settings)
     deviation = mapping.focal_deviation(model) if ask.focal is None else None
-    names, poses = outcome.poses_of(model)
-    walk = posed.matches["kind"] == "sequential"
-    lost = [names[row] for row in mapping.strays(poses[:, :, 3])] if walk else []
+    lost = dict.fromkeys(set(best.names) - set(best.agreeing), CONTRADICTED)
+    if posed.matches["kind"] == "sequential":
+        lost |= dict.fromkeys(mapping.strays(model), STRAY)
     if lost:
         mapping.without(model, lost)
     focal, doubt = settled_focal(model, ask.focal is not None, deviation, posed.lenses)
@@ -99,7 +99,7 @@ def settled_focal(
 
 
 def _report(
-    ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Sequence[str]
+    ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Mapping[str, str]
 ) -> dict[str, Any]:
     import pycolmap
 
@@ -110,7 +110,7 @@ def _report(
     why = reasons(
         missing, names, best.others, matching.keypoints(database), matching.inliers(database)
     )
-    why |= dict.fromkeys(lost, STRAY)
+    why |= lost
     total = len(posed.photographs)
     workers = mapping.threads(total, ask.cores)
     return {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nerfxl.errors import UserError
 from nerfxl.posing.photographs import Photograph
@@ -30,6 +33,7 @@ Item = TypeVar("Item")
 
 MOST_FEATURES = 4096  # of a photograph
 _BYTES = 300  # of a feature, its place and its matches
+_SHARED = 0.05  # of the features of a photograph
 _AT_ONCE = 64  # pairs between two looks at the clock
 
 
@@ -190,6 +194,40 @@ def inliers(path: Path) -> dict[tuple[str, str], int]:
     return {(names[a], names[b]): count for (a, b), count in zip(both, counts, strict=True)}
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Pixels [N, 2] of photograph `one` and the pixels [N, 2] of the same things in `other`."""
+
+    one: str
+    other: str
+    here: NDArray[np.float64]
+    there: NDArray[np.float64]
+
+
+def verified(path: Path, names: Collection[str]) -> list[Seen]:
+    """Return the matches, of one geometry, of all pairs of the photographs named."""
+    import pycolmap
+
+    with _opened(path) as database:
+        pixels = {
+            image.image_id: (
+                image.name,
+                np.asarray(database.read_keypoints(image.image_id))[:, :2].astype(np.float64),
+            )
+            for image in database.read_all_images()
+            if image.name in names
+        }
+        pairs, geometries = database.read_two_view_geometries()
+    found = []
+    for pair, geometry in zip(pairs, geometries, strict=True):
+        a, b = pycolmap.pair_id_to_image_pair(pair)
+        rows = np.asarray(geometry.inlier_matches)
+        if len(rows) and a in pixels and b in pixels:
+            (one, here), (other, there) = pixels[a], pixels[b]
+            found.append(Seen(one, other, here[rows[:, 0]], there[rows[:, 1]]))
+    return found
+
+
 def match(
     path: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, tick: Tick
 ) -> None:
@@ -216,6 +254,26 @@ def match(
         interruptible(work)
         tick(len(some))
     file.unlink(missing_ok=True)
+
+
+def drop_weak(path: Path, pairs: Sequence[tuple[str, str]]) -> int:
+    """Take pairs that share too little out of the database, and return how many were.
+
+    A place that is come back to shares more than two walls with the same windows do: pairs that are
+    far apart in a walk must share a twentieth of the features of the poorer photograph.
+    """
+    found, features, known = inliers(path), keypoints(path), numbers(path)
+    weak = [
+        pair
+        for pair in pairs
+        if 0
+        < found.get(pair, found.get(pair[::-1], 0))
+        < _SHARED * min(features[name] for name in pair)
+    ]
+    with _opened(path) as database:
+        for one, other in weak:
+            database.delete_two_view_geometry(known[one], known[other])
+    return len(weak)
 
 
 @contextmanager
