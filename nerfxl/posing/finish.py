@@ -47,7 +47,8 @@ def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
         lost |= dict.fromkeys(mapping.strays(model), STRAY)
     if lost:
         mapping.without(model, lost)
-    focal, doubt = settled_focal(model, ask.focal is not None, deviation, posed.lenses)
+    given = "--focal" if ask.focal is not None else "EXIF" if best.settings == "held" else ""
+    focal, doubt = settled_focal(model, given, deviation, posed.lenses)
     tick(1)
     registered, poses = outcome.poses_of(model)
     at = {one.name: place for one, place in zip(posed.photographs, posed.places, strict=True)}
@@ -76,12 +77,15 @@ def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
 
 
 def settled_focal(
-    model: Any, given: bool, deviation: float | None, lenses: Sequence[Lens]
+    model: Any, given: str, deviation: float | None, lenses: Sequence[Lens]
 ) -> tuple[str, str]:
-    """Hold focal lengths to what is known where motion leaves them open; words, and a warning."""
+    """Hold focal lengths to what is known where motion leaves them open; words, and a warning.
+
+    given: who gave those that are held in any case, or "". deviation: of what was found, or None.
+    """
     if given:
         mapping.adjusted_to(model, lenses)
-        return "held, by --focal", ""
+        return f"held, by {given}", ""
     if deviation is None:
         return "refined", ""
     if deviation <= mapping.UNSURE:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nerfxl.cameras import look_at
+from nerfxl.captures import read_capture
 from nerfxl.paths import orbit
 from nerfxl.posing import mapping
 from nerfxl.posing.agreement import largest_part, ties_of
@@ -293,13 +294,14 @@ def test_a_known_focal_length_is_held_where_motion_leaves_it_open() -> None:
     model = dataset()
     names = tuple(image.name for image in model.images.values())
     lens = [Lens(1024, 768, names, 1300.0, "EXIF")]
-    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=lens)
+    told, doubt = settled_focal(model, given="", deviation=0.02, lenses=lens)
     (camera,) = model.cameras.values()
     assert camera.focal_length == 1300.0
     assert model.compute_mean_reprojection_error() < 3
     assert (told, doubt) == ("held, by EXIF: motion leaves it open to 2.0% and more", "")
     unknown = [Lens(1024, 768, names, None, "none")]
-    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=unknown)
+    assert settled_focal(model, "--focal", None, lens) == ("held, by --focal", "")
+    told, doubt = settled_focal(model, given="", deviation=0.02, lenses=unknown)
     assert doubt.startswith("the focal length is a guess")
     assert camera.focal_length == 1300.0
 
@@ -344,3 +346,15 @@ def test_a_pair_of_a_walk_that_shares_little_is_dropped(tmp_path: Path) -> None:
     far = list(found)[:2]
     assert drop_weak(path, far) == 2
     assert inliers(path).keys() == found.keys() - set(far)
+
+
+def test_photographs_that_were_taken_out_are_not_in_the_files(tmp_path: Path) -> None:
+    model = dataset()
+    names = sorted(image.name for image in model.images.values())
+    mapping.without(model, names[:2])
+    (tmp_path / "sparse" / "0").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    model.write_binary(tmp_path / "sparse" / "0")
+    for name in names:
+        (tmp_path / "images" / name).touch()
+    assert [view.name for view in read_capture(tmp_path).views] == names[2:]
