@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from nerfxl import cli, commands, doctor, listing, planning
 from nerfxl.scene_file import load_scene
 from nerfxl.study import conduct
+from nerfxl.viewing import verb as viewer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 PAGES += ["scenes/README.md", "scenes/university4/README.md"]
-PAGES += ["scenes/guides/reading-a-report.md"]
+PAGES += ["scenes/guides/reading-a-report.md", "scenes/guides/viewer.md"]
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(nerfxl [^`]*)`")
@@ -98,6 +99,7 @@ def test_a_command_is_understood(
     monkeypatch.setattr(conduct, "conduct", verb("study"))
     monkeypatch.setattr(listing, "listed", verb("list"))
     monkeypatch.setattr(doctor, "examine", verb("doctor"))
+    monkeypatch.setattr(viewer, "view", verb("view"))
     words = shlex.split(command)[1:]
     outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output
