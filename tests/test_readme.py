@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 PAGES += ["scenes/README.md", "scenes/university4/README.md"]
-PAGES += ["scenes/guides/reading-a-report.md"]
 
 GUIDES = sorted((ROOT / "scenes" / "guides").glob("*.md"))
 PAGES += [f"scenes/guides/{page.name}" for page in GUIDES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import atan, radians, tan
 
@@ -48,18 +47,18 @@ def room(world: WorldTransform) -> WorldTransform:
     return WorldTransform(ROOM, np.eye(3), np.zeros(3)).compose(world)
 
 
-def upward(poses: Sequence[Array], turned: bool) -> tuple[float, float, float]:
+def upward(poses: Array, turned: bool) -> tuple[float, float, float]:
     """Which way is up, for the mouse: +z, or where it is not known that z is, as cameras say.
 
-    poses: [3, 4] each, scene coordinates. turned: whether z was turned up. Cameras that agree on no
-    axis, such as those of a flight that look straight down, leave it at z.
+    poses: [N, 3, 4], scene coordinates. turned: whether z was turned up. Cameras are held upright,
+    or look down: where neither says that z is up, it is the axis along which they are held.
     """
-    up = np.zeros(3) if turned or not poses else -np.mean([pose[:, 1] for pose in poses], axis=0)
-    axis = int(np.abs(up).argmax())
-    if abs(up[axis]) < 0.5:
+    held, forward = -poses[:, :, 1].mean(axis=0), poses[:, :, 2].mean(axis=0)
+    hint = held - forward
+    axis = int(np.abs(held).argmax())
+    if turned or hint[2] > np.abs(hint).max() / 2 or abs(held[axis]) < 0.5:
         return 0.0, 0.0, 1.0
-    unit = np.zeros(3)
-    unit[axis] = np.sign(up[axis])
+    unit = np.sign(held) * (np.arange(3) == axis)
     return float(unit[0]), float(unit[1]), float(unit[2])
 
 

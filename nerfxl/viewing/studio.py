@@ -96,7 +96,7 @@ class Studio:
     def up(self) -> tuple[float, float, float]:
         """Which way is up in the room."""
         poses = self.scene.world.poses(np.stack([shot.pose for shot in self.scene.shots]))
-        return upward(list(poses), self.scene.spec.capture.orientation == "up")
+        return upward(poses, self.scene.spec.capture.orientation != "keep")
 
     @property
     def home(self) -> Shot:

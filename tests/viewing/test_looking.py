@@ -273,13 +273,17 @@ def test_what_hides_others_is_measured_along_the_axis() -> None:
 
 
 def test_up_is_z_unless_cameras_say_otherwise() -> None:
-    sideways = look_at((0.0, 0.0, 5.0), (0.0, 0.0, 0.0), up=(0.0, 1.0, 0.0))
-    walk = [look_at((float(x), 0.0, 0.0), (float(x), 0.0, 1.0), up=(0, -1, 0)) for x in range(3)]
-    assert upward(walk, turned=True) == (0, 0, 1)
-    assert upward(walk, turned=False) == (0, -1, 0)
-    assert upward([sideways, sideways], turned=False) == (0, 1, 0)
-    down = [look_at((0, 0, 5), (0, 0, 0), up=(np.cos(a), np.sin(a), 0)) for a in range(40)]
-    assert upward(down, turned=False) == (0, 0, 1), "a flight whose cameras look down"
+    """Of a walk, of flights that look down, of photographs from the front: known by their axes."""
+    turns = np.linspace(0, 6, 40)
+    walk = [look_at((0, 0, 0), (np.sin(a), 0, np.cos(a)), up=(0, -1, 0)) for a in turns]
+    front = [look_at((x, 0, 0), (x, 0, 1), up=(0, -1, 0)) for x in (-0.1, 0.0, 0.1)]
+    ahead = [look_at((x, 0, 5), (x, 0, 0), up=(0, 1, 0)) for x in range(3)]
+    round_about = [look_at((0, 0, 5), (0, 0, 0), up=(np.cos(a), np.sin(a), 0)) for a in turns]
+    assert upward(np.stack(walk), turned=True) == (0, 0, 1)
+    assert upward(np.stack(walk), turned=False) == (0, -1, 0)
+    assert upward(np.stack(front), turned=False) == (0, -1, 0)
+    assert upward(np.stack(ahead), turned=False) == (0, 0, 1)
+    assert upward(np.stack(round_about), turned=False) == (0, 0, 1)
 
 
 def test_the_room_is_ten_scenes_wide() -> None:
