@@ -165,7 +165,7 @@ def test_values_at_the_level_make_no_crack() -> None:
     """Corners that lie exactly on the surface would give vertices that several edges share."""
 
     def level(corners: Index) -> Floats:
-        return np.sign(Drawn(5)(corners)) * (corners.sum(1) % 3 > 0)
+        return np.asarray(np.sign(Drawn(5)(corners)) * (corners.sum(1) % 3 > 0))
 
     assert as_mesh(found(level, 7)).is_watertight
 
