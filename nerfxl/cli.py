@@ -357,7 +357,7 @@ def points(
     max_spread: Annotated[
         float,
         typer.Option(min=0, help="How uncertain the depth may be, as a share of it."),
-    ] = 0.1,
+    ] = 0.05,
     outside: Annotated[
         bool, typer.Option("--outside", help="Points beyond the box of the scene, too.")
     ] = False,

@@ -51,10 +51,10 @@ def export_points(
 
     Raises
     ------
-    UserError: see `find_ends` and `geometry_target`.
+    UserError: see `find_ends` and `files.target`.
     """
     run, start = _run(wish, say), time.monotonic()
-    path = files.geometry_target(run, "points.ply", wish.to, wish.overwrite)
+    path = files.target(run, "points.ply", wish.to, wish.overwrite)
     opened = _opened(run, wish)
     box = None if outside else opened.scene.plan.root
     ends = _ends(opened, RAYS_A_POINT * count, Sieve(*sieve, box), say)
@@ -89,7 +89,7 @@ def export_mesh(
     """
     mesh.check_marching()
     run, start = _run(wish, say), time.monotonic()
-    path = files.geometry_target(run, "mesh.ply", wish.to, wish.overwrite)
+    path = files.target(run, "mesh.ply", wish.to, wish.overwrite)
     opened = _opened(run, wish)
     mesh.check_density(opened)
     scene, world = opened.scene, opened.scene.world

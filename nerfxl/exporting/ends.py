@@ -85,7 +85,8 @@ def find_ends(
         raise UserError(
             f"{opened.run.path}: of the rays of its {len(shots)} training views none ends inside "
             f"the box with an opacity of {sieve.opacity:g} or more and a spread of "
-            f"{sieve.spread:g} or less; train it for longer, or ask for less."
+            f"{sieve.spread:g} or less; train it for longer, or ask for less (of a mesh, by "
+            "--keep-hidden with a --level)."
         )
     return whole
 

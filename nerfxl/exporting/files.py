@@ -16,34 +16,24 @@ WRITERS: dict[str, Callable[[Geometry], list[bytes]]] = {".ply": ply, ".glb": gl
 
 
 def target(run: RunFolder, name: str, to: Path | None, overwrite: bool) -> Path:
-    """The file, or folder, to write; asked before anything is computed.
+    """The file to write, whose suffix says the format; asked before anything is computed.
 
     name: what it is called inside the run's folder, where `to` does not say.
 
     Raises
     ------
-    UserError: it is there already, and overwrite is not asked for.
+    UserError: the suffix names no format that is written; the file is there already, and overwrite
+    is not asked for; a folder is in its place.
     """
     path = run.path / FOLDER / name if to is None else to
-    if path.exists() and not overwrite:
-        raise UserError(
-            f"{path} is there already: replace it by --overwrite, or name another by --to."
-        )
-    return path
-
-
-def geometry_target(run: RunFolder, name: str, to: Path | None, overwrite: bool) -> Path:
-    """The same for points and meshes, whose format the suffix says.
-
-    Raises
-    ------
-    UserError: the suffix names no format that is written; a folder is in its place.
-    """
-    path = target(run, name, to, overwrite)
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"--to {path}: the suffix is the format, {' or '.join(WRITERS)}.")
     if path.is_dir():
         raise UserError(f"--to {path} is a folder: name a file in it, such as {path / name}.")
+    if path.exists() and not overwrite:
+        raise UserError(
+            f"{path} is there already: replace it by --overwrite, or name another by --to."
+        )
     return path
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nerfxl.errors import UserError
 from nerfxl.exporting.geometry import Geometry
 
+LARGEST = 2**32 - 1  # bytes: lengths are stored in 32 bits
 POINTS, TRIANGLES = 0, 4
 FLOAT, UINT16, UINT32 = 5126, 5123, 5125
 VERTICES, INDICES = 34962, 34963  # what a part of the buffer is for
@@ -24,6 +26,10 @@ def glb(shape: Geometry) -> list[bytes]:
     decimals. Axes are the source's, whatever glTF calls up. Colours are stored as light, linear, as
     glTF has it, 16 bits each, and are shown as they are (KHR_materials_unlit): the light of the
     photographs is in them already.
+
+    Raises
+    ------
+    UserError: it would be larger than such files may be.
     """
     middle = np.round((shape.places.min(0) + shape.places.max(0)) / 2)
     near = (shape.places - middle).astype("<f4")
@@ -51,6 +57,11 @@ def glb(shape: Geometry) -> list[bytes]:
     text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 4)
     whole = 12 + 8 + len(text) + 8 + buffer.size
+    if whole > LARGEST:
+        raise UserError(
+            f"a .glb of {len(near):,} points would take {whole / 2**30:.1f} GiB, and none may be "
+            "larger than 4: write a .ply."
+        )
     head = struct.pack("<4sII", b"glTF", 2, whole) + struct.pack("<I4s", len(text), b"JSON")
     return [head, text, struct.pack("<I4s", buffer.size, b"BIN\0"), *buffer.pieces]
 

@@ -11,7 +11,7 @@ import trimesh
 
 from nerfxl.captures.ply import read_ply
 from nerfxl.errors import UserError
-from nerfxl.exporting import files
+from nerfxl.exporting import files, glb
 from nerfxl.exporting.geometry import Geometry
 from nerfxl.runs import RunFolder
 
@@ -92,19 +92,25 @@ def test_a_point_without_normals_is_written_without(tmp_path: Path) -> None:
         assert b"NORMAL" not in (tmp_path / name).read_bytes()[:2000]
 
 
+def test_a_glb_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glb, "LARGEST", 9000)
+    with pytest.raises(UserError, match=r"500 points would take .* write a \.ply"):
+        glb.glb(CLOUD)
+
+
 def test_targets_are_checked_before_work(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    usual = files.geometry_target(run, "mesh.ply", None, overwrite=False)
+    usual = files.target(run, "mesh.ply", None, overwrite=False)
     assert usual == tmp_path / "exports" / "mesh.ply"
     with pytest.raises(UserError, match=r"--to .*x\.obj: the suffix is the format, \.ply or \.glb"):
-        files.geometry_target(run, "mesh.ply", tmp_path / "x.obj", overwrite=False)
+        files.target(run, "mesh.ply", tmp_path / "x.obj", overwrite=False)
     (tmp_path / "there.ply").write_text("mine")
     with pytest.raises(UserError, match=r"there\.ply is there already: .*--overwrite"):
-        files.geometry_target(run, "mesh.ply", tmp_path / "there.ply", overwrite=False)
-    files.geometry_target(run, "mesh.ply", tmp_path / "there.ply", overwrite=True)
+        files.target(run, "mesh.ply", tmp_path / "there.ply", overwrite=False)
+    files.target(run, "mesh.ply", tmp_path / "there.ply", overwrite=True)
     (tmp_path / "folder.ply").mkdir()
     with pytest.raises(UserError, match="is a folder: name a file in it"):
-        files.geometry_target(run, "mesh.ply", tmp_path / "folder.ply", overwrite=True)
+        files.target(run, "mesh.ply", tmp_path / "folder.ply", overwrite=True)
 
 
 def test_a_file_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
