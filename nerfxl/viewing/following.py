@@ -37,7 +37,7 @@ class Following:
     ) -> None:
         self._run, self._scene, self._easel = run, scene, easel
         self._open, self._told = open_newest, told
-        self._due = 0.0
+        self._due, self._tried = 0.0, -1
         self._last_fault = ""
         self.words = ""
 
@@ -48,9 +48,10 @@ class Following:
     def work(self, now: float) -> None:
         """Look once."""
         opened = self._easel.opened
-        newer = self._newest_step() > (opened.step if opened else -1)
+        newest = self._newest_step()
+        newer = newest > max(self._tried, opened.step if opened else -1)
         if newer:
-            newer = self._take_up()
+            newer = self._take_up(newest)
         words = self._sentence()
         if newer or words != self.words:
             self.words = words
@@ -63,15 +64,19 @@ class Following:
             return step_of(latest(self._run.checkpoints, origin))
         return -1
 
-    def _take_up(self) -> bool:
-        """Open the newest checkpoint; one that is deleted while it is read is tried again."""
+    def _take_up(self, newest: int) -> bool:
+        """Open the newest checkpoint.
+
+        Where none can be read, as when it is removed meanwhile, it is tried again; where an older
+        one is taken in its place, because it is damaged, it is not.
+        """
         before = self._easel.opened
         try:
             found = self._open()
         except UserError as error:
             self._last_fault = str(error)
             return False
-        self._last_fault = ""
+        self._last_fault, self._tried = "", newest
         self._easel.opened = found
         return before is None or before.step != found.step
 

@@ -57,9 +57,13 @@ def serving(studio: Studio, host: str, port: int) -> Iterator[int]:
         visitor.props.add_boxes(studio.wires)
         Panel(visitor)
         visitor.enter()
+        if client.client_id not in server.get_clients():  # it has left meanwhile
+            visitor.leave()
 
     def farewell(client: viser.ClientHandle) -> None:
-        visitors.pop(client.client_id).leave()
+        visitor = visitors.pop(client.client_id, None)
+        if visitor is not None:
+            visitor.leave()
 
     server.on_client_connect(welcome)
     server.on_client_disconnect(farewell)

@@ -7,6 +7,7 @@ from functools import partial
 from math import radians
 from typing import Any
 
+from nerfxl.progress import spoken
 from nerfxl.viewing.canvas import QUICK_SECONDS, Frame
 from nerfxl.viewing.controls import as_html, put, when_asked, when_set
 from nerfxl.viewing.path_tab import PathTab
@@ -75,7 +76,8 @@ class Panel:
         if frame is None:
             return "no picture yet"
         size = f"{frame.camera.width} × {frame.camera.height} pixels"
-        return size if frame.whole or canvas.busy is None else f"{size}, sharpening"
+        more = not frame.whole and canvas.busy is not None
+        return f"{size}, sharpening" if more else f"{size}, made in {spoken(frame.seconds)}"
 
     def _build_show(self) -> None:
         gui, visitor = self.gui, self.visitor

@@ -121,42 +121,38 @@ class Comparing:
         self, easel: Easel, found: Photographs, show: Callable[[Comparison], None]
     ) -> None:
         self._easel, self._photographs, self._show = easel, found, show
-        self._shot: Shot | None = None
+        self._asked: tuple[Shot, Task] | None = None
         self._truth: Bytes | None = None
-        self._task: Task | None = None
-
-    @property
-    def share(self) -> float | None:
-        """How much of it is done; None if there is nothing to do."""
-        return None if self._task is None else self._task.share
 
     def compare(self, shot: Shot | None) -> None:
         """Render a view; None: leave it."""
-        self._shot = shot
-        self._task = None if shot is None else _task(shot)
+        self._asked = None if shot is None else (shot, _task(shot))
 
     def again(self) -> None:
         """Render the view again, from another checkpoint."""
-        self.compare(self._shot)
+        asked = self._asked
+        if asked is not None:
+            self.compare(asked[0])
 
     def urgency(self, now: float) -> int | None:
         """In turn, after what moves."""
         del now
-        ready = self._task is not None and self._easel.opened is not None
+        asked = self._asked
+        ready = asked is not None and asked[1].share < 1 and self._easel.opened is not None
         return IN_TURN if ready else None
 
     def work(self, now: float) -> None:
         """Show the photograph; then render, piece by piece."""
         del now
-        task, shot, opened = self._task, self._shot, self._easel.opened
-        if task is None or shot is None or opened is None:  # left meanwhile
+        asked, opened = self._asked, self._easel.opened
+        if asked is None or opened is None:  # left meanwhile
             return
+        shot, task = asked
         if task.share == 0:
             self._truth = self._photographs.load(shot.name)
             self._show(Comparison(shot.name, self._truth))
         found = self._easel.advance(task, self._easel.pace.pixels(PIECE_SECONDS))
-        if found is not None and self._task is task:
-            self._task = None
+        if found is not None:
             self._show(compared(shot.name, opened.step, found, self._truth))
 
 

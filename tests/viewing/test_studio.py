@@ -225,7 +225,9 @@ def test_thumbnails_are_made_at_leisure_and_once(run: RunFolder, opened: Opened)
         job.work(0.0)
 
 
-def test_a_run_is_followed_from_no_checkpoint_to_its_last(run: RunFolder, tmp_path: Path) -> None:
+def test_a_run_is_followed_from_no_checkpoint_to_its_last(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copied = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
     kept = tmp_path / "kept"
     copied.checkpoints.rename(kept)
@@ -250,11 +252,18 @@ def test_a_run_is_followed_from_no_checkpoint_to_its_last(run: RunFolder, tmp_pa
     shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     job.work(2 * POLL_SECONDS)
     assert easel.opened.step == 5, "a damaged one is passed over"
+    assert "holds no whole" not in job.words
+    capsys.readouterr()
+    job.work(3 * POLL_SECONDS)
+    assert capsys.readouterr().err == "", "and said once"
     shard.write_bytes(content)
     copied.update(state="completed", step=10)
-    job.work(3 * POLL_SECONDS)
+    later = Following(
+        copied, scene, easel, lambda: open_run(copied.path, device="cpu"), told.append
+    )
+    later.work(0.0)
     assert easel.opened.step == 10
-    assert job.words == "step 10; the run is completed"
+    assert later.words == "step 10; the run is completed"
 
 
 def test_a_studio_begins_at_a_view_that_was_learned_from(run: RunFolder) -> None:
