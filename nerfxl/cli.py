@@ -367,9 +367,10 @@ def points(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a coloured cloud of points, from where rays of the training views end.
+    """Write a coloured cloud of points.
 
-    Coordinates are those of the capture. Example: nerfxl export points --to cloud.ply
+    They lie where rays of the training views end, in the coordinates of the capture.
+    Example: nerfxl export points --to cloud.ply
     """
     from nerfxl.exporting.conduct import Wish, export_points
     from nerfxl.progress import Speaker
@@ -405,9 +406,10 @@ def mesh(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a coloured mesh of the surface at which density passes a level.
+    """Write a coloured mesh.
 
-    Coordinates are those of the capture. Example: nerfxl export mesh --to campus.glb
+    It is the surface at which density passes a level, in the coordinates of the capture.
+    Example: nerfxl export mesh --to campus.glb
     """
     from nerfxl.exporting.conduct import Wish, export_mesh
     from nerfxl.progress import Speaker
@@ -432,8 +434,9 @@ def cameras(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the cameras, as the run has refined them: a COLMAP model and a transforms.json.
+    """Write the cameras, as the run has refined them.
 
+    A COLMAP model and a transforms.json, with the photographs linked beside them.
     Example: nerfxl export cameras --to refined
     """
     from nerfxl.exporting.conduct import Wish, export_cameras
