@@ -411,13 +411,12 @@ def mesh(
     It is the surface at which density passes a level, in the coordinates of the capture.
     Example: nerfxl export mesh --to campus.glb
     """
-    from nerfxl.exporting.conduct import Wish, export_mesh
+    from nerfxl.exporting.conduct import MeshWish, Wish, export_mesh
     from nerfxl.progress import Speaker
 
     wish = Wish(run, output_dir, to, overwrite, device, memory)
-    say = Speaker(quiet=quiet or as_json)
-    found = export_mesh(wish, resolution, level, smallest, keep_hidden, smooth, say)
-    _print_json(as_json, found)
+    asked = MeshWish(resolution, level, smooth, smallest, keep_hidden)
+    _print_json(as_json, export_mesh(wish, asked, Speaker(quiet=quiet or as_json)))
 
 
 @export.command()

@@ -42,6 +42,22 @@ class Wish:
     memory: float | None
 
 
+@dataclass(frozen=True)
+class MeshWish:
+    """What is asked of a mesh.
+
+    resolution: cells along the longest edge of the root box. level: density, 1 / source unit; None:
+    chosen, and said. smooth: rounds. smallest: pieces smaller than this share of that edge are left
+    out. keep_hidden: so is what no training view sees, unless it is kept.
+    """
+
+    resolution: int
+    level: float | None
+    smooth: int
+    smallest: float
+    keep_hidden: bool
+
+
 def export_points(
     wish: Wish, count: int, sieve: tuple[float, float], outside: bool, normals: bool, say: Speaker
 ) -> dict[str, Any]:
@@ -68,20 +84,8 @@ def export_points(
     return _told(opened, "points", path, shape, start, say)
 
 
-def export_mesh(
-    wish: Wish,
-    resolution: int,
-    level: float | None,
-    least: float,
-    hidden: bool,
-    smooth: int,
-    say: Speaker,
-) -> dict[str, Any]:
+def export_mesh(wish: Wish, asked: MeshWish, say: Speaker) -> dict[str, Any]:
     """Write the surface at which density passes the level.
-
-    resolution: cells along the longest edge of the root box. level: 1 / source unit; None: chosen,
-    and said. least: pieces smaller than this share of that edge are left out. hidden: what no
-    training view sees is kept, too. smooth: rounds of smoothing.
 
     Raises
     ------
@@ -92,27 +96,28 @@ def export_mesh(
     path = files.target(run, "mesh.ply", wish.to, wish.overwrite)
     opened = _opened(run, wish)
     mesh.check_density(opened)
-    scene, world = opened.scene, opened.scene.world
-    lattice = Lattice.over(scene.plan.root, resolution)
+    box, world = opened.scene.plan.root, opened.scene.world
+    lattice = Lattice.over(box, asked.resolution)
     cell = lattice.step / world.scale
-    ends, how = None, "as asked for"
-    if level is None or not hidden:
-        ends = _ends(opened, MESH_RAYS, Sieve(mesh.OPACITY, mesh.SPREAD, scene.plan.root), say)
-    if level is None and ends is not None:
-        level, how = mesh.usual_level(opened, ends), "the density where rays end, in the median"
+    ends, level, how = None, asked.level, "as asked for"
+    if level is None or not asked.keep_hidden:
+        ends = _ends(opened, MESH_RAYS, Sieve(mesh.OPACITY, mesh.SPREAD, box), say)
+        if level is None:
+            level, how = mesh.usual_level(opened, ends), "the density where rays end, in the median"
     assert level is not None
     say(f"level      {level:.4g} per unit: {how}")
     say(f"lattice    {' x '.join(f'{n:,}' for n in lattice.cells)} cells of {cell:.4g} units")
-    seen = None if hidden else ends
-    surface = _surface(opened, lattice, level, seen, say)
-    surface, whole = smoothed(surface, smooth), len(surface.faces)
-    if seen is not None:
-        surface = surface.only(mesh.seen_faces(surface, seen, cell))
-        say(f"seen       {len(surface.faces):,} of {whole:,} faces: the rest no training view saw")
-    kept = surface.only(mesh.large_faces(surface, least * max(scene.plan.root.size) / world.scale))
-    say(f"pieces     {len(kept.faces):,} of {len(surface.faces):,} faces are of large ones")
-    mesh.check_surface(kept, level)
-    shape = mesh.coloured(kept, opened)
+    surface = _surface(opened, lattice, level, None if asked.keep_hidden else ends, say)
+    surface = smoothed(surface, asked.smooth)
+    if ends is not None and not asked.keep_hidden:
+        seen = mesh.seen_faces(surface, ends, cell)
+        say(f"seen       {seen.sum():,} of {len(seen):,} faces: the rest no training view saw")
+        surface = surface.only(seen)
+    large = mesh.large_faces(surface, asked.smallest * max(box.size) / world.scale)
+    say(f"pieces     {large.sum():,} of {len(large):,} faces are of large ones")
+    surface = surface.only(large)
+    mesh.check_surface(surface, level)
+    shape = mesh.coloured(surface, opened)
     files.store(shape, path)
     found = _told(opened, "mesh", path, shape, start, say)
     return {**found, "level": level, "cell": cell, "cells": list(lattice.cells)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,16 @@ def fitted(folder: Path, **changes: Any) -> RunFolder:
     run.update(state="running")
     assert work(Job("fit", str(run.path), "cpu")) == 0
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Steps of so few rays are over before a second thread has woken."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +303,19 @@ def test_a_run_whose_pictures_are_blended_has_no_surface(here: Here, tmp_path: P
     beyond, _ = read_ply(Path(found["file"]))
     assert not inside(beyond)
     assert 50 < len(beyond) == found["vertices"] < 1_000_000
+
+
+def test_nerfs_that_were_trained_alone_have_one_surface(tmp_path: Path) -> None:
+    """Blended in space, they are asked as tiles are; cut in any bricks, it is the same."""
+    alone = {"mode": "independent-3d", "steps": 1}
+    run = fitted(tmp_path, train=alone, cameras={"refine": "off"}, partition={"tiles": 2})
+    opened = open_run(run.path, device="cpu")
+    lattice = lattice_of(opened, 12)
+    field = density_field(opened, lattice, middle_level(opened, lattice))
+    one, cut = (find_surface(lattice, field, 1, lambda _: None, edge=edge) for edge in (64, 5))
+    assert len(one.faces) > 100
+    assert np.array_equal(one.faces, cut.faces)
+    assert np.array_equal(one.places, cut.places)
 
 
 def test_a_missing_extra_is_named(
