@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import floor, log2, sqrt
 
 START = 20_000.0  # pixels a second, before anything was measured: of a slow machine
 NEWEST = 0.3  # weight of the newest measurement
@@ -29,8 +29,8 @@ def sizes(width: int, height: int, pixels: int) -> list[tuple[int, int]]:
     """Sizes of the pictures that a window gets one after the other: quick first, whole at last.
 
     The first is the window's divided by a power of the root of 2, and of at most so many pixels:
-    steps of a pace that varies a little do not show. Each that follows has four times as many, and
-    the last is the window's own.
+    steps of a pace that varies a little do not show. Those that follow are the window's divided by
+    8, 4, 2, 1: each has four times as many pixels, the second up to eight times.
 
     >>> sizes(1280, 720, 60_000)
     [(320, 180), (640, 360), (1280, 720)]
@@ -42,7 +42,7 @@ def sizes(width: int, height: int, pixels: int) -> list[tuple[int, int]]:
         shrink *= sqrt(2)
     found = [_divided(width, height, shrink)]
     while shrink > 1.01:
-        shrink = max(1.0, shrink / 2)
+        shrink = max(1.0, 2.0 ** floor(log2(shrink / 2) + 0.01))
         found.append(_divided(width, height, shrink))
     return found
 

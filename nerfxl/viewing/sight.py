@@ -107,7 +107,7 @@ class Task:
 def hiding(picture: Picture, camera: Camera, scale: float) -> NDArray[np.float32]:
     """How far the scene is along the camera's axis, where it hides what stands behind it.
 
-    scale: room units in a source unit. [h, w], room units, of every so-manieth pixel: finer edges
+    scale: room units in a source unit. [h, w], room units, of every n-th pixel: finer edges
     would not be seen. Where there is no surface nothing is hidden.
     """
     every = max(1, -(-camera.width // FINE_DEPTH))
