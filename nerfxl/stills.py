@@ -18,6 +18,7 @@ from nerfxl.prepare import RunScene
 from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Still
 from nerfxl.spec import SceneSpec
+from nerfxl.views import corrected
 
 CHUNK = 4096  # rays rendered at once, at most
 UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
@@ -55,14 +56,16 @@ def picture(
 
     Parameters
     ----------
-    pose: [3, 4], camera-to-world, source coordinates. row: of the photograph as which it is shown
-    (see `Views`); None: as nobody took it. told: hears, piece by piece, which share is done; what
-    it raises ends the rendering.
+    pose: [3, 4], camera-to-world, source coordinates: where the camera stands, whatever is learned
+        of the photograph's.
+    row: of the photograph whose look it takes; None: of none.
+    told: hears, piece by piece, which share is done; what it raises ends the rendering.
     """
     painter, sampling = ensemble.painter, scene.spec.sampling
     exchange = painter.exchange
     device = exchange.ranks.device
-    rays = camera_rays(camera, scene.world.poses(pose[None])[0], device)
+    placed = _uncorrected(ensemble, scene.world.poses(pose[None]), row)
+    rays = camera_rays(camera, placed[0], device)
     found = rays.origins.new_empty(len(rays), Still.WIDTH)
     size = rays_at_once(scene.spec)
     pieces = math.ceil(len(rays) / size)
@@ -88,6 +91,20 @@ def picture(
     flat = (depth, seen.opacity, seen.spread)
     colour = seen.colour.clamp(0, 1).reshape(*shape, 3)
     return Picture(colour, *(values.reshape(shape) for values in flat))
+
+
+def _uncorrected(ensemble: Ensemble, poses: Array, row: int | None) -> Array:
+    """The poses [N, 3, 4] that what is learned of a photograph's camera brings to these.
+
+    A look is of colours, but the renderer moves a photograph's rays, too. NeRFs that are trained
+    alone do so each by their own idea of the camera, and are left to it.
+    """
+    member = ensemble.members[0]
+    learned = None if member.alone else member.model.shared.views.pose
+    if row is None or learned is None:
+        return poses
+    back = -learned[row].detach().double().cpu().numpy()
+    return corrected(poses, np.repeat(back[None], len(poses), axis=0))
 
 
 def turns(count: int, ranks: Ranks) -> Iterator[range]:

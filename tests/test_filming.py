@@ -15,10 +15,10 @@ from nerfxl import commands
 from nerfxl.crew import Launching
 from nerfxl.opened import open_run
 from nerfxl.paths import CameraPath, Keyframe
-from nerfxl.pictures import load_depth
+from nerfxl.pictures import file_name, load_depth
 from nerfxl.progress import Speaker
 from nerfxl.shooting import SHOWS
-from tests.conftest import TINY, Here, Spawn, merged
+from tests.conftest import TINY, Here, Spawn, WriteScene, merged
 
 ORBIT = ("--path", "orbit", "--nproc", 1, "--size", "24x18")
 
@@ -113,6 +113,28 @@ def test_ctrl_c_leaves_whole_pictures(
     for file in folder.glob("*.png"):
         with Image.open(file) as picture:
             picture.load()
+
+
+def test_training_images_are_rendered_from_where_they_were_learned(
+    scene_file: WriteScene, here: Here, tmp_path: Path
+) -> None:
+    """With their look, and with their pose corrected once."""
+    scene = scene_file("posed", cameras={"refine": "on", "warmup_steps": 1, "learning_rate": 0.05})
+    made = here("fit", scene, "--nproc", 1, "--output-dir", tmp_path, "--json")
+    run = open_run(json.loads(made.out)["run"])
+    said = here("render", run.run.path, "--split", "train", "--nproc", 1, "--quiet")
+    assert said.code == 0, said.err
+    shots = [shot for shot in run.shots() if not shot.test]
+    for shot, given in zip(shots, (one for one in run.scene.shots if not one.test), strict=True):
+        with Image.open(run.run.renders / "train" / file_name(shot.name)) as picture:
+            found = np.asarray(picture).astype(int)
+        colour = run.render(shot.camera, shot.pose, like=shot.name).colour.numpy()
+        assert np.abs(found - 255 * colour).max() <= 1
+        # Without appearance or exposure, a look is none: only the pose tells.
+        plain = run.render(shot.camera, shot.pose).colour.numpy()
+        np.testing.assert_allclose(colour, plain, atol=1e-4)
+        elsewhere = run.render(shot.camera, given.pose).colour.numpy()
+        assert np.abs(elsewhere - plain).max() > 0.002, "the correction is seen"
 
 
 def test_a_path_that_was_saved_is_rendered(run: Path, here: Here, tmp_path: Path) -> None:
