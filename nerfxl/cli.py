@@ -23,6 +23,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+export = typer.Typer(
+    help="Hand a run over: a point cloud, a mesh, or its cameras, in the capture's coordinates.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(export, name="export")
+
 SceneArg = Annotated[Path, typer.Argument(help="Scene file, such as scenes/university4.yaml.")]
 RunArg = Annotated[Path | None, typer.Argument(help="Run folder; the newest run if left out.")]
 OutputDir = Annotated[Path, typer.Option(help="Where the runs are.")]
@@ -54,6 +61,11 @@ Memory = Annotated[
         "seen. Half of what is free if left out.",
     ),
 ]
+To = Annotated[
+    Path | None,
+    typer.Option(help="File, .ply or .glb; in exports/ of the run's folder if left out."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 SkipMissing = Annotated[bool, typer.Option(help="Go on without photographs that are missing.")]
 
 
@@ -81,6 +93,13 @@ def fit(
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
     tensorboard: Tensorboard = False,
+    view: Annotated[
+        bool,
+        typer.Option(
+            "--view",
+            help="Show it in a browser meanwhile, then until Ctrl-C (not with --quiet, --json).",
+        ),
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -91,15 +110,17 @@ def fit(
     from nerfxl import commands
     from nerfxl.crew import Launching
     from nerfxl.progress import Speaker
+    from nerfxl.viewing.extra import check_extra
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(
-        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
-    )
+    if view:
+        check_extra()
+    about = (scene, output_dir, device, overrides, skip_missing)
+    summary = commands.fit(*about, speaker, launching, tensorboard, view)
     _print_json(as_json, summary)
 
 
@@ -279,6 +300,34 @@ def render(
 
 
 @app.command()
+def view(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    host: Annotated[
+        str, typer.Option(help="Address to serve; others than this machine's own let others in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The next free one if it is taken; 0 for any.")
+    ] = 8080,
+    open_: Annotated[bool, typer.Option("--open", help="Start a browser there.")] = False,
+    memory: Memory = None,
+    device: Device = "auto",
+) -> None:
+    """Look around a run in a browser, also while it is trained; the newest run if none is named.
+
+    Example: nerfxl view --open
+    """
+    # The browser wants the same cores. Threads that wait for each other by spinning were seen to
+    # take ten times as long beside it; libgomp reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from nerfxl.progress import Speaker
+    from nerfxl.viewing import verb
+
+    place = verb.Place(host, port, open_)
+    verb.view(run, output_dir, device, memory, place, Speaker(quiet=False))
+
+
+@app.command()
 def inspect(
     run: RunArg = None, output_dir: OutputDir = Path("runs"), as_json: AsJson = False
 ) -> None:
@@ -293,6 +342,108 @@ def inspect(
     _print_json(as_json, found)
     if found["fault"]:
         raise UserError(found["fault"])
+
+
+@export.command()
+def points(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    to: To = None,
+    points: Annotated[int, typer.Option(min=1, help="How many.")] = 1_000_000,
+    normals: Annotated[bool, typer.Option("--normals", help="Write normals, too.")] = False,
+    min_opacity: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Of a ray that ends at something.")
+    ] = 0.9,
+    max_spread: Annotated[
+        float,
+        typer.Option(min=0, help="How uncertain the depth may be, as a share of it."),
+    ] = 0.05,
+    outside: Annotated[
+        bool, typer.Option("--outside", help="Points beyond the box of the scene, too.")
+    ] = False,
+    overwrite: Overwrite = False,
+    memory: Memory = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a coloured cloud of points.
+
+    They lie where rays of the training views end, in the coordinates of the capture.
+    Example: nerfxl export points --to cloud.ply
+    """
+    from nerfxl.exporting.conduct import Wish, export_points
+    from nerfxl.progress import Speaker
+
+    wish = Wish(run, output_dir, to, overwrite, device, memory)
+    sieve, say = (min_opacity, max_spread), Speaker(quiet=quiet or as_json)
+    _print_json(as_json, export_points(wish, points, sieve, outside, normals, say))
+
+
+@export.command()
+def mesh(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    to: To = None,
+    resolution: Annotated[
+        int, typer.Option(min=1, help="Cells along the longest edge of the box of the scene.")
+    ] = 512,
+    level: Annotated[
+        float | None,
+        typer.Option(min=1e-12, help="Density of the surface, per unit; chosen if left out."),
+    ] = None,
+    smooth: Annotated[int, typer.Option(min=0, help="Rounds of smoothing.")] = 10,
+    smallest: Annotated[
+        float,
+        typer.Option(min=0, help="Leave out smaller pieces; a share of the box's longest edge."),
+    ] = 0.02,
+    keep_hidden: Annotated[
+        bool, typer.Option("--keep-hidden", help="Keep what no training view sees, too.")
+    ] = False,
+    overwrite: Overwrite = False,
+    memory: Memory = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a coloured mesh.
+
+    It is the surface at which density passes a level, in the coordinates of the capture.
+    Example: nerfxl export mesh --to campus.glb
+    """
+    from nerfxl.exporting.conduct import MeshWish, Wish, export_mesh
+    from nerfxl.progress import Speaker
+
+    wish = Wish(run, output_dir, to, overwrite, device, memory)
+    asked = MeshWish(resolution, level, smooth, smallest, keep_hidden)
+    _print_json(as_json, export_mesh(wish, asked, Speaker(quiet=quiet or as_json)))
+
+
+@export.command()
+def cameras(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    to: Annotated[
+        Path | None, typer.Option(help="Folder; exports/cameras in the run's if left out.")
+    ] = None,
+    format_: Annotated[
+        Literal["both", "colmap", "transforms"], typer.Option("--format", help="What to write.")
+    ] = "both",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the cameras, as the run has refined them.
+
+    A COLMAP model and a transforms.json, with the photographs linked beside them.
+    Example: nerfxl export cameras --to refined
+    """
+    from nerfxl.exporting.conduct import Wish, export_cameras
+    from nerfxl.progress import Speaker
+
+    wish = Wish(run, output_dir, to, overwrite, "cpu", None)
+    found = export_cameras(wish, format_, Speaker(quiet=quiet or as_json))
+    _print_json(as_json, found)
 
 
 @app.command()

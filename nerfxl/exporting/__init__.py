@@ -1,0 +1,1 @@
+"""What a run hands over to other programs: a point cloud, a mesh, cameras."""
