@@ -113,6 +113,22 @@ def test_a_street(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+def test_a_district(tmp_path: Path, spawn: Spawn) -> None:
+    """76 photographs of a kite, light and dark, without GPS: their numbers tell the order."""
+    root = needs("odm_ochota")
+    out = tmp_path / "capture"
+    process = spawn("pose", root / "images", "--out", out)
+    assert process.ended(800) == 0, process.err.read_text()
+    report = json.loads((out / "report.json").read_text())
+    assert (report["registered"], report["matching"]["kind"]) == (76, "sequential")
+    assert report["warnings"] == []
+    found = difference(out / "sparse" / "0", root / "sparse" / "0")
+    assert found.position < 0.002 * found.extent
+    assert found.rotation < 0.3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_walk_against_the_truth(tmp_path: Path, spawn: Spawn) -> None:
     """Every other frame of the rendered walk: the truth is known, focal length included.
 
