@@ -83,6 +83,19 @@ class Camera:
         factor = 1 / divisor
         return self._resized(self.width // divisor, self.height // divisor, factor, factor)
 
+    def rows(self, first: int, count: int) -> Camera:
+        """Return the camera of some rows of the picture, whose rays are the same.
+
+        Raises
+        ------
+        ValueError: the rows of a panorama are no panorama.
+        """
+        if self.model == "EQUIRECTANGULAR":
+            raise ValueError("a panorama cannot be cut into rows")
+        at = 2 if self.model in _ONE_FOCAL else 3
+        params = (*self.params[:at], self.params[at] - first, *self.params[at + 1 :])
+        return Camera(self.model, self.width, count, params)
+
     def enlarged(self, factor: int, width: int, height: int) -> Camera:
         """Undo `reduced`: the camera of the whole picture, of width x height pixels."""
         return self._resized(width, height, factor, factor)

@@ -93,6 +93,13 @@ def fit(
     nnodes: Nnodes = 1,
     rdzv_endpoint: Endpoint = None,
     tensorboard: Tensorboard = False,
+    view: Annotated[
+        bool,
+        typer.Option(
+            "--view",
+            help="Show it in a browser meanwhile, then until Ctrl-C (not with --quiet, --json).",
+        ),
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -103,15 +110,17 @@ def fit(
     from nerfxl import commands
     from nerfxl.crew import Launching
     from nerfxl.progress import Speaker
+    from nerfxl.viewing.extra import check_extra
 
     overrides = list(set_ or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"seed={seed}"] if seed is not None else []
     speaker = Speaker(quiet=quiet or as_json)
     launching = Launching(nproc, nnodes, rdzv_endpoint, timeout, max_restarts)
-    summary = commands.fit(
-        scene, output_dir, device, overrides, skip_missing, speaker, launching, tensorboard
-    )
+    if view:
+        check_extra()
+    about = (scene, output_dir, device, overrides, skip_missing)
+    summary = commands.fit(*about, speaker, launching, tensorboard, view)
     _print_json(as_json, summary)
 
 
@@ -288,6 +297,34 @@ def render(
     speaker = Speaker(quiet=quiet or as_json)
     made = commands.render(run, output_dir, wish, memory, nproc, device, speaker)
     _print_json(as_json, made)
+
+
+@app.command()
+def view(
+    run: RunArg = None,
+    output_dir: OutputDir = Path("runs"),
+    host: Annotated[
+        str, typer.Option(help="Address to serve; others than this machine's own let others in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The next free one if it is taken; 0 for any.")
+    ] = 8080,
+    open_: Annotated[bool, typer.Option("--open", help="Start a browser there.")] = False,
+    memory: Memory = None,
+    device: Device = "auto",
+) -> None:
+    """Look around a run in a browser, also while it is trained; the newest run if none is named.
+
+    Example: nerfxl view --open
+    """
+    # The browser wants the same cores. Threads that wait for each other by spinning were seen to
+    # take ten times as long beside it; libgomp reads this once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from nerfxl.progress import Speaker
+    from nerfxl.viewing import verb
+
+    place = verb.Place(host, port, open_)
+    verb.view(run, output_dir, device, memory, place, Speaker(quiet=False))
 
 
 @app.command()
@@ -521,6 +558,10 @@ def pose(
         Literal["auto", "sequential", "exhaustive", "spatial"],
         typer.Option(help="Which photographs to compare: neighbours in time, all, or by GPS."),
     ] = "auto",
+    mapping: Annotated[
+        Literal["auto", "usual", "forward"],
+        typer.Option(help="forward: for motion along the line of sight; auto tries both."),
+    ] = "auto",
     max_size: Annotated[
         int, typer.Option(min=64, help="Pixels of the longer edge at which features are sought.")
     ] = 1600,
@@ -546,7 +587,7 @@ def pose(
     from nerfxl.posing.conduct import pose
     from nerfxl.progress import Speaker
 
-    ask = Ask(photos, out, frames, matching, max_size, camera, focal, up, seed, threads)
+    ask = Ask(photos, out, frames, matching, mapping, max_size, camera, focal, up, seed, threads)
     _print_json(as_json, pose(ask, Speaker(quiet=quiet or as_json)))
 
 

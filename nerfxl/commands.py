@@ -7,12 +7,13 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nerfxl import events
+from nerfxl.beside import viewer
 from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
@@ -53,15 +54,17 @@ def fit(
     say: Speaker,
     launching: Launching,
     tensorboard: bool = False,
+    view: bool = False,
 ) -> dict[str, Any]:
     """Prepare, train, score; the summary that `eval/step-*/metrics.json` holds.
 
-    Empty on a machine, or rank, that does not lead the others.
+    Empty on a machine, or rank, that does not lead the others. view: show the run in a browser
+    meanwhile, and until Ctrl-C once it has ended.
     """
     if tensorboard:
         events.check_installed()
     kind = device_kind(device)
-    with hired(launching, kind) as crew:
+    with ExitStack() as beside, hired(launching, kind) as crew:
         if not crew.leads:
             crew.follow(say)
             return {}
@@ -76,8 +79,10 @@ def fit(
             if earlier is None:
                 write(prepared, run)
             say(f"run        {run.path}")
+            if view:
+                beside.enter_context(viewer(run, say))
             _train(crew, run, spec.train.steps, kind, count, say, tensorboard)
-    return _summary(run, say)
+        return _summary(run, say)
 
 
 def resume(

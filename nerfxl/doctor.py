@@ -37,7 +37,7 @@ REQUIRED = {  # the package's name, and that of its module
 EXTRAS = {  # what each is for, and the packages that it brings
     "view": ("nerfxl view, fit --view", ("viser",)),
     "video": ("films, frames of a film as photographs", ("av",)),
-    "export": ("meshes of nerfxl export", ("trimesh", "scikit-image")),
+    "export": ("meshes of nerfxl export", ("scikit-image",)),
     "tensorboard": ("--tensorboard", ("tensorboard",)),
     "study": ("plots of nerfxl study", ("matplotlib",)),
     "synthetic": ("captures rendered by scenes/university4/make.py", ("mitsuba",)),

@@ -66,7 +66,8 @@ class Opened:
         UserError: there is no photograph of that name.
         """
         row = None if like is None else row_of(like, self.scene.shots)
-        return picture(self.ensemble, camera, np.asarray(pose, np.float64), self.scene, row, told)
+        placed = self._uncorrected(np.asarray(pose, np.float64), row)
+        return picture(self.ensemble, camera, placed, self.scene, row, told)
 
     def query(
         self, points: Tensor, directions: Tensor | None = None, like: str | None = None
@@ -104,6 +105,20 @@ class Opened:
         """
         member = self.ensemble.members[0]
         return learned(self.scene, None if member.alone else member.model.shared.views.pose)
+
+    def _uncorrected(self, pose: Array, row: int | None) -> Array:
+        """The pose that what is learned of a photograph's camera brings to this one: [3, 4].
+
+        A look is of colours; the renderer moves the rays of a photograph, too.
+        """
+        member = self.ensemble.members[0]
+        learned_poses = None if member.alone else member.model.shared.views.pose
+        if row is None or learned_poses is None:
+            return pose
+        back = -learned_poses[row].detach().double().cpu().numpy()
+        world = self.scene.world
+        moved = corrected(world.poses(pose[None]), back[None])
+        return np.asarray(world.inverse().poses(moved)[0])
 
     @torch.no_grad()
     def _query(self, points: Tensor, directions: Tensor, row: int | None) -> tuple[Tensor, Tensor]:

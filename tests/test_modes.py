@@ -412,6 +412,7 @@ def test_pictures_and_scores_do_not_depend_on_ranks(case: str, results: Results)
     assert float(one.painted[:, :4].std(0).amin()) > 0  # colours and depth
 
 
+@pytest.mark.long
 def test_more_processes_than_tiles_share_the_rays(
     spawn: Spawn, scene_file: WriteScene, tmp_path: Path
 ) -> None:

@@ -59,6 +59,18 @@ def seen(run: Opened, like: str | None = None) -> Picture:
     return run.render(shot.camera, shot.pose, like)
 
 
+def test_a_look_does_not_move_the_camera(runs: dict[str, Path]) -> None:
+    """Although that photograph's camera was moved while it was learned from."""
+    run = open_run(runs["joint"])
+    shot = next(shot for shot in run.shots() if not shot.test)
+    before = next(one for one in run.scene.shots if one.name == shot.name)
+    assert np.abs(shot.pose - before.pose).max() > 1e-4
+    alike, plain = (run.render(shot.camera, shot.pose, like) for like in (shot.name, None))
+    # The way there and back rounds to float32.
+    torch.testing.assert_close(alike.depth, plain.depth, rtol=1e-4, atol=1e-5)
+    assert (alike.colour - plain.colour).abs().max() > 1e-5
+
+
 def values(made: Picture) -> list[Tensor]:
     return [made.colour, made.depth, made.opacity, made.spread]
 

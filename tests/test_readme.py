@@ -12,14 +12,21 @@ import pytest
 from typer.testing import CliRunner
 
 from nerfxl import cli, commands, doctor, listing, planning
+from nerfxl.exporting import conduct as exporting
+from nerfxl.posing import conduct as posing
+from nerfxl.posing.outcome import write_scene
 from nerfxl.scene_file import load_scene
 from nerfxl.study import conduct
+from nerfxl.viewing import verb as verbs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 PAGES += ["scenes/README.md", "scenes/university4/README.md"]
-PAGES += ["scenes/guides/reading-a-report.md"]
+
+GUIDES = sorted((ROOT / "scenes" / "guides").glob("*.md"))
+PAGES += [f"scenes/guides/{page.name}" for page in GUIDES]
+PLACES = {"[RUN]": "", "SCENE": "scenes/university4.yaml", "PHOTOS": "photos", "DIR": "my-capture"}
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(nerfxl [^`]*)`")
@@ -36,16 +43,19 @@ def blocks(language: str, text: str = README) -> list[str]:
 
 
 def spoken() -> Iterator[str]:
-    """Every `nerfxl ...` command of the README, placeholders of its table filled in."""
-    for line in "".join(blocks("bash")).splitlines():
+    """Every `nerfxl ...` command of README and guides, placeholders of README's table filled in."""
+    pages = [README, *(page.read_text(encoding="utf-8") for page in GUIDES)]
+    for line in "".join(block for page in pages for block in blocks("bash", page)).splitlines():
         _, found, command = line.rpartition(".venv/bin/nerfxl ")
         if found or line.startswith("nerfxl "):
             yield f"nerfxl {command}" if found else line
     for command in INLINE.findall(README):
-        yield command.replace("[RUN]", "").replace("SCENE", "scenes/university4.yaml")
+        for name, value in PLACES.items():
+            command = command.replace(name, value)
+        yield command
 
 
-COMMANDS = sorted({command.strip() for command in spoken()})
+COMMANDS = sorted({" ".join(command.partition("#")[0].split()) for command in spoken()})
 
 
 def test_the_commands_of_a_bare_machine_are_single_lines() -> None:
@@ -66,8 +76,10 @@ def test_what_runs_in_ci_is_that_line_alone() -> None:
 
 def test_every_verb_is_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown >= {"fit", "resume", "plan", "eval", "render", "inspect", "study"}
-    assert shown >= {"report", "list", "doctor"}
+    known = {
+        one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback
+    }
+    assert shown == known | {"export"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,6 +88,8 @@ def test_a_command_is_understood(
 ) -> None:
     (tmp_path / "scenes").symlink_to(ROOT / "scenes")
     (tmp_path / "my-scene.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "my-capture").mkdir()
+    write_scene(tmp_path / "my-capture", 4000, 3000)
     (tmp_path / "RUN").mkdir()
     (tmp_path / "RUN" / "scene.yaml").symlink_to(ROOT / "scenes" / "university4.yaml")
     monkeypatch.chdir(tmp_path)
@@ -95,9 +109,12 @@ def test_a_command_is_understood(
 
     for name in ("fit", "resume", "plan", "evaluate", "render", "inspect", "report"):
         monkeypatch.setattr(planning if name == "plan" else commands, name, verb(name))
-    monkeypatch.setattr(conduct, "conduct", verb("study"))
-    monkeypatch.setattr(listing, "listed", verb("list"))
-    monkeypatch.setattr(doctor, "examine", verb("doctor"))
+    for place, name, called in (
+        *((conduct, "conduct", "study"), (listing, "listed", "list")),
+        *((doctor, "examine", "doctor"), (posing, "pose", "pose"), (verbs, "view", "view")),
+        *((exporting, f"export_{what}", "export") for what in ("points", "mesh", "cameras")),
+    ):
+        monkeypatch.setattr(place, name, verb(called))
     words = shlex.split(command)[1:]
     outcome = CliRunner().invoke(cli.app, words, catch_exceptions=False)
     assert outcome.exit_code == 0, outcome.output

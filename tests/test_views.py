@@ -229,6 +229,7 @@ def test_poses_begin_after_their_warmup_and_held_out_ones_stay(
         assert torch.equal(shared_tensors(run)["views.pose"], pose)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_core")
 def test_exposure_is_learned_and_fitted_on_the_left_half(
     scene_file: WriteScene, own_capture: Path, tmp_path: Path

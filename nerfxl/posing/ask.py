@@ -27,6 +27,7 @@ class Ask:
     out: Path
     frames: int | None
     matching: Kind | Literal["auto"]
+    mapping: Literal["auto", "usual", "forward"]
     max_size: int
     camera: str
     focal: float | None
@@ -40,6 +41,7 @@ class Ask:
         return {
             **({} if self.photos.is_dir() else {"--frames": self.stretches}),
             "--matching": self.matching,
+            "--mapping": self.mapping,
             "--max-size": self.max_size,
             "--camera": self.camera,
             "--focal": self.focal,

@@ -13,10 +13,10 @@ from typing import Any
 from nerfxl.errors import UserError
 from nerfxl.posing import frames, gps, mapping, matching
 from nerfxl.posing.ask import Ask
-from nerfxl.posing.finish import Posed, finished
+from nerfxl.posing.finish import STEPS, Posed, finished
 from nerfxl.posing.journal import Found, Journal, fresh, moved, opened
 from nerfxl.posing.mapping import Attempt
-from nerfxl.posing.pairs import Choice, choose
+from nerfxl.posing.pairs import NEXT, Choice, choose
 from nerfxl.posing.photographs import Files, Photograph, collected, digest, listed
 from nerfxl.posing.report import no_model, told
 from nerfxl.posing.stages import shown
@@ -82,12 +82,11 @@ class Posing:
         match = partial(self.match, photographs, choice)
         matches = stage("matches", self.database, match, self.say)
         attempts = self.attempts(lenses, len(photographs))
-        if not attempts[0].names:
+        if not attempts[0].agreeing:
             counts = matching.keypoints(self.database)
             raise no_model(self.ask.photos, counts, matches["verified"])
         posed = Posed(photographs, lenses, places, matches, attempts)
-        finish = partial(finished, self.ask, self.journal, posed)
-        stage("capture", out / "report.json", finish, self.say)
+        stage("capture", out / "report.json", partial(self.finish, posed), self.say)
         report: dict[str, Any] = json.loads((out / "report.json").read_text())
         return report
 
@@ -117,6 +116,7 @@ class Posing:
     def extract(self, photographs: Sequence[Photograph], lenses: list[matching.Lens]) -> Found:
         """Find features in all photographs."""
         if not self.database.exists():
+            matching.check_room(self.journal.folder, len(photographs))
             matching.begin(self.database, lenses, self.ask.camera)
         with shown(self.say, "features", len(photographs)) as tick:
             images = self.ask.out / "images"
@@ -152,6 +152,9 @@ class Posing:
         names = [(photographs[a].name, photographs[b].name) for a, b in choice.pairs]
         with shown(self.say, "matches", len(names)) as tick:
             matching.match(self.database, names, self.ask.cores, self.ask.seed, tick)
+        if choice.kind == "sequential":
+            far = [name for name, (a, b) in zip(names, choice.pairs, strict=True) if b - a > NEXT]
+            matching.drop_weak(self.database, far)
         good = sum(1 for count in matching.inliers(self.database).values() if count)
         return {
             "said": f"{good:,} of {len(names):,} pairs see the same ({choice.kind} matching)",
@@ -165,14 +168,14 @@ class Posing:
         """Map, with other settings too where the usual register too few; the best comes first."""
         matching.trust(self.database, lenses)
         known = all(lens.focal is not None for lens in lenses)
-        kinds: list[mapping.Settings] = ["usual", "forward"]
-        if known:
-            kinds.append("held")
+        forward: list[mapping.Settings] = ["forward", "held"] if known else ["forward"]
+        usual: list[mapping.Settings] = ["usual"]
+        kinds = {"auto": usual + forward, "usual": usual, "forward": forward}[self.ask.mapping]
         done: list[Attempt] = []
         for settings in kinds:
-            if not any(len(one.names) >= mapping.ENOUGH * count for one in done):
+            if not any(len(one.agreeing) >= mapping.ENOUGH * count for one in done):
                 done.append(self.attempt(settings, count))
-        return sorted(done, key=lambda one: -len(one.names))
+        return sorted(done, key=lambda one: -len(one.agreeing))
 
     def attempt(self, settings: mapping.Settings, count: int) -> Attempt:
         """Map with some settings."""
@@ -187,6 +190,11 @@ class Posing:
             return {**found.as_json(), "said": found.told(count)}
 
         return Attempt.from_json(self.journal.stage(settings, folder / settings, work, self.say))
+
+    def finish(self, posed: Posed) -> Found:
+        """Write the capture and its report."""
+        with shown(self.say, "capture", STEPS) as tick:
+            return finished(self.ask, self.journal, posed, tick)
 
 
 def _source(ask: Ask) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from nerfxl.posing.journal import Found, Journal
 from nerfxl.posing.mapping import Attempt
 from nerfxl.posing.matching import Lens
 from nerfxl.posing.photographs import Photograph
-from nerfxl.posing.report import STRAY, reasons, warnings
+from nerfxl.posing.report import CONTRADICTED, STRAY, reasons, warnings
+from nerfxl.posing.stages import Tick
 from nerfxl.runs import write_atomic
+
+STEPS = 4  # of which `finished` tells three, the last being done when it returns
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,29 @@ class Posed:
     attempts: Sequence[Attempt]
 
 
-def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
+def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
     """Write the capture, report.json last."""
     import pycolmap
 
     best, out = posed.attempts[0], ask.out
     model = pycolmap.Reconstruction(journal.folder / "mapping" / best.settings)
     deviation = mapping.focal_deviation(model) if ask.focal is None else None
-    names, poses = outcome.poses_of(model)
-    walk = posed.matches["kind"] == "sequential"
-    lost = [names[row] for row in mapping.strays(poses[:, :, 3])] if walk else []
+    lost = dict.fromkeys(set(best.names) - set(best.agreeing), CONTRADICTED)
+    if posed.matches["kind"] == "sequential":
+        lost |= dict.fromkeys(mapping.strays(model), STRAY)
     if lost:
         mapping.without(model, lost)
-    focal, doubt = settled_focal(model, ask.focal is not None, deviation, posed.lenses)
+    given = "--focal" if ask.focal is not None else "EXIF" if best.settings == "held" else ""
+    focal, doubt = settled_focal(model, given, deviation, posed.lenses)
+    tick(1)
     registered, poses = outcome.poses_of(model)
     at = {one.name: place for one, place in zip(posed.photographs, posed.places, strict=True)}
     places = [at[name] for name in registered]
     found = georeference(poses, outcome.points_of(model), places, ask.up, ask.seed)
     outcome.placed(model, found.transform)
+    tick(1)
     outcome.write_model(model, out, ask.cores)
+    tick(1)
     both = outcome.write_transforms(model, out, found.told)
     write_atomic(out / "georeference.json", json.dumps(found.told, indent=1) + "\n")
     main = posed.lenses[0]
@@ -70,12 +77,15 @@ def finished(ask: Ask, journal: Journal, posed: Posed) -> Found:
 
 
 def settled_focal(
-    model: Any, given: bool, deviation: float | None, lenses: Sequence[Lens]
+    model: Any, given: str, deviation: float | None, lenses: Sequence[Lens]
 ) -> tuple[str, str]:
-    """Hold focal lengths to what is known where motion leaves them open; words, and a warning."""
+    """Hold focal lengths to what is known where motion leaves them open; words, and a warning.
+
+    given: who gave those that are held in any case, or "". deviation: of what was found, or None.
+    """
     if given:
         mapping.adjusted_to(model, lenses)
-        return "held, by --focal", ""
+        return f"held, by {given}", ""
     if deviation is None:
         return "refined", ""
     if deviation <= mapping.UNSURE:
@@ -93,7 +103,7 @@ def settled_focal(
 
 
 def _report(
-    ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Sequence[str]
+    ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Mapping[str, str]
 ) -> dict[str, Any]:
     import pycolmap
 
@@ -104,7 +114,7 @@ def _report(
     why = reasons(
         missing, names, best.others, matching.keypoints(database), matching.inliers(database)
     )
-    why |= dict.fromkeys(lost, STRAY)
+    why |= lost
     total = len(posed.photographs)
     workers = mapping.threads(total, ask.cores)
     return {

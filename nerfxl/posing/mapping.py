@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nerfxl.posing.agreement import agreeing
 from nerfxl.posing.journal import fresh, moved
 from nerfxl.posing.matching import Lens
 from nerfxl.posing.stages import Tick, interruptible
@@ -33,8 +34,9 @@ _WORST, _ANGLE = 4.0, 0.7  # of points that are kept: pixels, degrees between th
 class Attempt:
     """What came of some settings. models: photographs in each model, the largest first.
 
-    points, error: of the largest model, error in pixels. names: its photographs; others: those of
-    the other models, a list each.
+    points, error: of the largest model, error in pixels. names: its photographs; agreeing: those of
+    its largest part that the matches agree with; others: photographs of the other models, a list
+    each.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Attempt:
     points: int
     error: float
     names: tuple[str, ...]
+    agreeing: tuple[str, ...]
     others: tuple[tuple[str, ...], ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -61,9 +64,11 @@ class Attempt:
             return f"{words}: no model"
         several = len(self.models) > 1 and self.models[0] < count
         more = f", in the largest of {len(self.models)} models" if several else ""
+        apart = len(self.names) - len(self.agreeing)
+        wrong = f"; {apart} of them contradict their matches" if apart else ""
         return (
             f"{words}: {self.models[0]} of {count} photographs{more}, {self.points:,} points, "
-            f"{self.error:.2f} px"
+            f"{self.error:.2f} px{wrong}"
         )
 
 
@@ -110,6 +115,7 @@ def attempted(
         found[0].num_points3D() if found else 0,
         round(float(found[0].compute_mean_reprojection_error()), 4) if found else 0.0,
         tuple(names[0]) if found else (),
+        tuple(agreeing(found[0], database)) if found else (),
         tuple(tuple(one) for one in names[1:]),
     )
 
@@ -174,24 +180,37 @@ def _main_camera(model: Any) -> int:
     return max(sorted(set(used)), key=used.count)
 
 
-def strays(places: NDArray[np.float64]) -> list[int]:
-    """Rows of places [N, 3] in the order of a walk that lie far from both of their neighbours.
+def strays(model: Any) -> list[str]:
+    """Names of photographs of a walk that were mistaken for another place.
 
-    Things that look alike at the two ends of a walk can carry a single frame from one to the other.
+    Things that look alike carry them there: they lie far from both of their neighbours, and most of
+    their points are seen by one other photograph alone.
+    """
+    images = sorted((model.image(n) for n in model.reg_image_ids()), key=lambda one: one.name)
+    places = np.array([image.projection_center() for image in images])
+    found = []
+    for row in jumps(places):
+        seen = [point.point3D_id for point in images[row].points2D if point.has_point3D()]
+        if np.median([model.points3D[point].track.length() for point in seen]) <= 2:
+            found.append(images[row].name)
+    return found
 
-    >>> strays(np.array([[0, 0, 0], [1, 0, 0], [20, 0, 0], [3, 0, 0], [4, 1, 0], [5, 1, 0.0]]))
+
+def jumps(places: NDArray[np.float64]) -> list[int]:
+    """Rows of places [N, 3], in the order of a walk, that lie far from both of their neighbours.
+
+    >>> jumps(np.array([[0, 0, 0], [1, 0, 0], [20, 0, 0], [3, 0, 0], [4, 1, 0], [5, 1, 0.0]]))
     [2]
     """
     if len(places) < 5:
         return []
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    before, after = steps[:-1], steps[1:]
     across = np.linalg.norm(places[2:] - places[:-2], axis=1)
-    far = np.minimum(before, after) > _JUMP * np.maximum(across, np.median(steps))
+    far = np.minimum(steps[:-1], steps[1:]) > _JUMP * np.maximum(across, np.median(steps))
     return [int(row) + 1 for row in np.flatnonzero(far)]
 
 
-def without(model: Any, names: Sequence[str]) -> None:
+def without(model: Any, names: Collection[str]) -> None:
     """Take photographs out of a model, and adjust the rest, in place."""
     for number in list(model.reg_image_ids()):
         image = model.image(number)

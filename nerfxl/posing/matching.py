@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nerfxl.errors import UserError
 from nerfxl.posing.photographs import Photograph
@@ -27,6 +32,8 @@ MODELS = (  # of pycolmap's, those whose focal length and distortion are learned
 Item = TypeVar("Item")
 
 MOST_FEATURES = 4096  # of a photograph
+_BYTES = 300  # of a feature, its place and its matches
+_SHARED = 0.05  # of the features of a photograph
 _AT_ONCE = 64  # pairs between two looks at the clock
 
 
@@ -74,6 +81,22 @@ def lenses(photographs: Sequence[Photograph], given: float | None) -> list[Lens]
     return sorted(found, key=lambda lens: -len(lens.members))
 
 
+def check_room(folder: Path, photographs: int) -> None:
+    """Refuse to begin on a disk that the features will not fit on.
+
+    Raises
+    ------
+    UserError: there is too little room; in the middle of its work pycolmap would end the process.
+    """
+    needed = photographs * MOST_FEATURES * _BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: features of {photographs} photographs take up to {needed / 2**30:.1f} GiB, "
+            f"and {free / 2**30:.1f} GiB are free: make room, or name another disk by --out."
+        )
+
+
 def begin(path: Path, found: Sequence[Lens], model: str) -> None:
     """Write a database of all photographs, with a camera a lens; whole or not at all."""
     import pycolmap
@@ -83,7 +106,7 @@ def begin(path: Path, found: Sequence[Lens], model: str) -> None:
         file.unlink(missing_ok=True)
     camera_kind = pycolmap.SensorType.CAMERA
     rigs: dict[str, tuple[int, Any, int]] = {}
-    with pycolmap.Database.open(part) as database:
+    with _opened(part) as database:
         for lens in found:
             camera = pycolmap.Camera.create_from_model_name(
                 camera_id=pycolmap.INVALID_CAMERA_ID,
@@ -114,10 +137,8 @@ def trust(path: Path, found: Sequence[Lens]) -> None:
     Matches are verified without: a fundamental matrix takes up some of the distortion that is not
     known yet, for which an essential matrix at the true focal length would refuse good pairs.
     """
-    import pycolmap
-
     known = {name for lens in found if lens.focal is not None for name in lens.members}
-    with pycolmap.Database.open(path) as database:
+    with _opened(path) as database:
         trusted = {one.camera_id for one in database.read_all_images() if one.name in known}
         for camera in database.read_all_cameras():
             camera.has_prior_focal_length = camera.camera_id in trusted
@@ -126,17 +147,13 @@ def trust(path: Path, found: Sequence[Lens]) -> None:
 
 def numbers(path: Path) -> dict[str, int]:
     """Return the database's number of each photograph."""
-    import pycolmap
-
-    with pycolmap.Database.open(path) as database:
+    with _opened(path) as database:
         return {image.name: image.image_id for image in database.read_all_images()}
 
 
 def keypoints(path: Path) -> dict[str, int]:
     """Return how many features each photograph has of which they were sought."""
-    import pycolmap
-
-    with pycolmap.Database.open(path) as database:
+    with _opened(path) as database:
         return {
             image.name: database.num_keypoints_for_image(image.image_id)
             for image in database.read_all_images()
@@ -170,11 +187,45 @@ def inliers(path: Path) -> dict[tuple[str, str], int]:
     """Return how many matches of each pair that was compared agree with one geometry."""
     import pycolmap
 
-    with pycolmap.Database.open(path) as database:
+    with _opened(path) as database:
         names = {image.image_id: image.name for image in database.read_all_images()}
         pairs, counts = database.read_two_view_geometry_num_inliers()
     both = map(pycolmap.pair_id_to_image_pair, pairs)
     return {(names[a], names[b]): count for (a, b), count in zip(both, counts, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Pixels [N, 2] of photograph `one` and the pixels [N, 2] of the same things in `other`."""
+
+    one: str
+    other: str
+    here: NDArray[np.float64]
+    there: NDArray[np.float64]
+
+
+def verified(path: Path, names: Collection[str]) -> list[Seen]:
+    """Return the matches, of one geometry, of all pairs of the photographs named."""
+    import pycolmap
+
+    with _opened(path) as database:
+        pixels = {
+            image.image_id: (
+                image.name,
+                np.asarray(database.read_keypoints(image.image_id))[:, :2].astype(np.float64),
+            )
+            for image in database.read_all_images()
+            if image.name in names
+        }
+        pairs, geometries = database.read_two_view_geometries()
+    found = []
+    for pair, geometry in zip(pairs, geometries, strict=True):
+        a, b = pycolmap.pair_id_to_image_pair(pair)
+        rows = np.asarray(geometry.inlier_matches)
+        if len(rows) and a in pixels and b in pixels:
+            (one, here), (other, there) = pixels[a], pixels[b]
+            found.append(Seen(one, other, here[rows[:, 0]], there[rows[:, 1]]))
+    return found
 
 
 def match(
@@ -203,6 +254,41 @@ def match(
         interruptible(work)
         tick(len(some))
     file.unlink(missing_ok=True)
+
+
+def drop_weak(path: Path, pairs: Sequence[tuple[str, str]]) -> int:
+    """Take pairs that share too little out of the database, and return how many were.
+
+    A place that is come back to shares more than two walls with the same windows do: pairs that are
+    far apart in a walk must share a twentieth of the features of the poorer photograph.
+    """
+    found, features, known = inliers(path), keypoints(path), numbers(path)
+    weak = [
+        pair
+        for pair in pairs
+        if 0
+        < found.get(pair, found.get(pair[::-1], 0))
+        < _SHARED * min(features[name] for name in pair)
+    ]
+    with _opened(path) as database:
+        for one, other in weak:
+            database.delete_two_view_geometry(known[one], known[other])
+    return len(weak)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import pycolmap
+
+    try:
+        database = pycolmap.Database.open(path)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} could not be opened: the disk is full, or another program has it open; mend "
+            "that, and start again."
+        ) from error
+    with database:
+        yield database
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:

@@ -18,7 +18,7 @@ Pair = tuple[int, int]  # the smaller number first
 
 FEW = 60  # photographs; each of as many is compared with each other in minutes
 NEIGHBOURS = 20
-_NEXT = 10  # frames after each
+NEXT = 10  # frames after each
 _KEYS = 50  # frames spread over the whole, compared each with each: they see where a walk returns
 _MANY = 0.9  # of the photographs have GPS, or numbers that follow upon one another
 
@@ -98,7 +98,7 @@ def _in_sequence(count: int) -> tuple[Pair, ...]:
     """Each with the next ten, then with those 16, 32, ... on; some with all, to close loops."""
     pairs = {
         (one, one + step)
-        for step in (*range(1, _NEXT + 1), 16, 32, 64)
+        for step in (*range(1, NEXT + 1), 16, 32, 64)
         for one in range(count - step)
     }
     keys = np.unique(np.linspace(0, count - 1, min(count, _KEYS)).astype(int)).tolist()

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nerfxl.errors import UserError
-from nerfxl.posing.mapping import ENOUGH, Attempt
+from nerfxl.posing.mapping import Attempt
 from nerfxl.progress import Speaker
 
+_MOST = 0.9  # of the photographs should be registered
 LEAST_INLIERS = 15  # matches that agree with one geometry: pycolmap counts no pair with fewer
-STRAY = "its pose jumps away from those of the frames before and after: mistaken for another place"
+CONTRADICTED = "part of a model that was linked to the rest by things that look alike"
+STRAY = "mistaken for another place: its pose jumps away from those before and after it"
 _FEW_FEATURES = 100
 _SHOWN = 8  # photographs that are named in print; report.json names all
 _LARGE_ERROR = 1.5  # pixels
@@ -87,7 +89,7 @@ def warnings(found: Mapping[str, Any], attempts: Sequence[Attempt]) -> list[str]
     """What the user should know before a fit, a sentence each. found: the rest of the report."""
     total, registered = found["photographs"], found["registered"]
     lines = []
-    if registered < ENOUGH * total:
+    if registered < _MOST * total:
         lines.append(
             f"only {registered} of {total} photographs are registered: the rest will not be in "
             "the scene; take more between those that are listed and their neighbours"

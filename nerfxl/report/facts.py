@@ -81,11 +81,24 @@ def _read_scores(found: Facts) -> None:
         try:
             told = json.loads(file.read_text())
             scores = Scores(file.parent, told)
-            _ = scores.step, [(one["name"], one["psnr"], one["ssim"]) for one in scores.views]
+            _check_scores(scores)
         except (OSError, ValueError, KeyError, TypeError) as error:
             found.notes.append(f"{file} is damaged, and left out: {error!r}.")
         else:
             found.scores.append(scores)
+
+
+def _check_scores(scores: Scores) -> None:
+    """See that a page can be made of them; raises what Python raises where it cannot."""
+    told = scores.told
+    numbers = [scores.step, told["train_seconds"], *told["peak_memory_per_rank"]]
+    numbers += [one["psnr"] for one in scores.views]
+    optional = [told["psnr"], told["ssim"], *(one["ssim"] for one in scores.views)]
+    for number in [*numbers, *(one for one in optional if one is not None)]:
+        float(number)
+    for one in scores.views:
+        if not isinstance(one["name"], str):
+            raise TypeError(f"a view is named {one['name']!r}")
 
 
 def _note_gaps(found: Facts) -> None:
@@ -96,8 +109,10 @@ def _note_gaps(found: Facts) -> None:
         more = f" and {len(capture.skipped) - 3} more" if len(capture.skipped) > 3 else ""
         found.notes.append(f"Photographs are missing by now, and not shown: {some}{more}.")
     if curves.damaged:
-        lines = "1 line" if curves.damaged == 1 else f"{curves.damaged} lines"
-        found.notes.append(f"{lines} of metrics.jsonl cannot be read, and are left out.")
+        one = curves.damaged == 1
+        lines = "1 line" if one else f"{curves.damaged} lines"
+        left = "is left out" if one else "are left out"
+        found.notes.append(f"{lines} of metrics.jsonl cannot be read, and {left}.")
     if curves.returns:
         steps = ", ".join(f"{step:,}" for step in curves.returns)
         found.notes.append(

@@ -143,7 +143,10 @@ def _processes(facts: Facts) -> str:
 
 
 def _notes(facts: Facts) -> Html | None:
-    told = [*facts.notes, *provenance.busy(facts.sessions)]
+    told = [
+        *facts.notes,
+        *(f"{text[:1].upper()}{text[1:]}." for text in provenance.busy(facts.sessions)),
+    ]
     if not told:
         return None
     return tag("ul", *(tag("li", note) for note in told), class_="notes", aria_label="Notes")

@@ -114,17 +114,22 @@ def test_a_street(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_walk_against_the_truth(tmp_path: Path, spawn: Spawn) -> None:
-    """Every other frame of the rendered walk: the truth is known, focal length included."""
+    """Every other frame of the rendered walk: the truth is known, focal length included.
+
+    Its buildings share their windows, and it turns quickly twice: linked wrongly, a fifth of the
+    frames would stand 25 m away.
+    """
     names = sorted(path.name for path in (STAND_IN / "images").glob("*.jpg"))[::2]
     out = tmp_path / "capture"
     process = spawn("pose", write_frames(tmp_path / "photos", names), "--out", out)
     assert process.ended(800) == 0, process.err.read_text()
     report = json.loads((out / "report.json").read_text())
     assert report["matching"]["kind"] == "sequential"
-    assert report["registered"] >= 0.9 * len(names)
+    assert report["registered"] >= 0.75 * len(names)
     assert report["cameras"][0]["focal_px"] == pytest.approx(312.8, rel=0.01)
     found = difference(out / "sparse" / "0", STAND_IN / "sparse" / "0")
     assert found.position < 0.005 * found.extent
+    assert found.worst < 0.05 * found.extent  # windows that look alike have moved none away
     assert found.rotation < 0.5
 
 

@@ -64,7 +64,7 @@ def posed(photos: Path) -> Posed:
     """Posed once, for all tests that look at it."""
     out = photos.parent / "capture"
     asked = Ask(
-        photos, out, None, "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2
+        photos, out, None, "auto", "auto", 1600, "RADIAL", focal=None, up="auto", seed=42, threads=2
     )
     report = conduct.pose(asked, Speaker(quiet=True))
     return Posed(photos, out, report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nerfxl.cameras import look_at
+from nerfxl.captures import read_capture
 from nerfxl.paths import orbit
 from nerfxl.posing import mapping
+from nerfxl.posing.agreement import largest_part, ties_of
 from nerfxl.posing.exif import read_exif
 from nerfxl.posing.finish import settled_focal
 from nerfxl.posing.georeference import fit_horizontal, georeference
 from nerfxl.posing.gps import Place, located, plane, read_table
 from nerfxl.posing.level import level
-from nerfxl.posing.matching import Lens, lenses
+from nerfxl.posing.matching import Lens, Seen, drop_weak, inliers, lenses
 from nerfxl.posing.pairs import FEW, NEIGHBOURS, choose
 from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import reasons
@@ -291,12 +294,67 @@ def test_a_known_focal_length_is_held_where_motion_leaves_it_open() -> None:
     model = dataset()
     names = tuple(image.name for image in model.images.values())
     lens = [Lens(1024, 768, names, 1300.0, "EXIF")]
-    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=lens)
+    told, doubt = settled_focal(model, given="", deviation=0.02, lenses=lens)
     (camera,) = model.cameras.values()
     assert camera.focal_length == 1300.0
     assert model.compute_mean_reprojection_error() < 3
     assert (told, doubt) == ("held, by EXIF: motion leaves it open to 2.0% and more", "")
     unknown = [Lens(1024, 768, names, None, "none")]
-    told, doubt = settled_focal(model, given=False, deviation=0.02, lenses=unknown)
+    assert settled_focal(model, "--focal", None, lens) == ("held, by --focal", "")
+    told, doubt = settled_focal(model, given="", deviation=0.02, lenses=unknown)
     assert doubt.startswith("the focal length is a guess")
     assert camera.focal_length == 1300.0
+
+
+def test_poses_agree_with_the_matches_of_a_model_that_is_right() -> None:
+    """Every photograph of the dataset sees every point; then three of them are moved aside."""
+    model = dataset()
+    images = sorted(model.images.values(), key=lambda image: image.name)
+    pixels = {image.name: np.array([point.xy for point in image.points2D]) for image in images}
+    rows = {
+        image.name: {p.point3D_id: n for n, p in enumerate(image.points2D) if p.has_point3D()}
+        for image in images
+    }
+    pairs = []
+    for one, other in combinations(pixels, 2):
+        both = sorted(rows[one].keys() & rows[other].keys())
+        here = pixels[one][[rows[one][point] for point in both]]
+        there = pixels[other][[rows[other][point] for point in both]]
+        pairs.append(Seen(one, other, here, there))
+    names = list(pixels)
+    shares = [share for _, share in ties_of(model, pairs).values()]
+    assert min(shares) > 0.9
+    assert largest_part(names, ties_of(model, pairs)) == set(names)
+    aside = pycolmap.Sim3d(np.column_stack([turned((1, 2, 3), 0.4), (3, 2, 1)]))
+    moved = pycolmap.Reconstruction(model)
+    moved.transform(aside)
+    for image in images[:3]:
+        model.frames[image.frame_id].rig_from_world = moved.images[image.image_id].cam_from_world()
+    assert largest_part(names, ties_of(model, pairs)) == set(names[3:])
+
+
+def test_a_pair_of_a_walk_that_shares_little_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "database.db"
+    with pycolmap.Database.open(path) as database:
+        options = pycolmap.SyntheticDatasetOptions()
+        options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 4, 100
+        options.num_points2D_without_point3D = 3000
+        pycolmap.set_random_seed(SEED)
+        pycolmap.synthesize_dataset(options, database)
+    found = inliers(path)
+    assert set(found.values()) == {100}  # of 3,100 features, of which 155 are a twentieth
+    far = list(found)[:2]
+    assert drop_weak(path, far) == 2
+    assert inliers(path).keys() == found.keys() - set(far)
+
+
+def test_photographs_that_were_taken_out_are_not_in_the_files(tmp_path: Path) -> None:
+    model = dataset()
+    names = sorted(image.name for image in model.images.values())
+    mapping.without(model, names[:2])
+    (tmp_path / "sparse" / "0").mkdir(parents=True)
+    (tmp_path / "images").mkdir()
+    model.write_binary(tmp_path / "sparse" / "0")
+    for name in names:
+        (tmp_path / "images" / name).touch()
+    assert [view.name for view in read_capture(tmp_path).views] == names[2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,13 @@ def test_a_video_without_pyav_says_what_to_install(
     said = here("pose", tmp_path / "walk.mp4", "--out", tmp_path / "capture")
     assert (said.code, "pip install 'nerfxl[video]'" in said.err) == (2, True)
     assert not (tmp_path / "capture").exists()
+
+
+def test_a_full_disk_is_seen_before_the_work(
+    tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_frames(tmp_path / "photos", FRAMES[:3])
+    full = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    said = here("pose", folder, "--out", tmp_path / "capture")
+    assert (said.code, "and 0.0 GiB are free: make room" in said.err) == (2, True), said.err

@@ -46,7 +46,7 @@ class Browser:
 
 
 @contextmanager
-def opened() -> Iterator[Browser]:
+def opened(*options: str) -> Iterator[Browser]:
     """A browser with a profile of its own; skips the test where there is none."""
     library = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -56,7 +56,7 @@ def opened() -> Iterator[Browser]:
         context = started.chromium.launch_persistent_context(
             profile,
             executable_path=program,
-            args=ALONE,
+            args=[*ALONE, *options],
             viewport={"width": 1280, "height": 900},
             timeout=60_000,
         )

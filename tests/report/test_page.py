@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from nerfxl import history
+from nerfxl import cli, history
 from nerfxl.runs import RunFolder
 from tests.conftest import TINY, Here, merged
 from tests.report import made
@@ -176,6 +177,23 @@ def test_what_is_damaged_is_said_and_the_rest_is_shown(
     assert "Where it comes from" in page
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"psnr": "high"},
+        {"per_image": [{"name": 3, "psnr": 1.0, "ssim": None}]},
+        {"train_seconds": None},
+    ],
+)
+def test_scores_that_make_no_sense_are_left_out(
+    here: Here, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    run = made.run(tmp_path, [made.line(10)])
+    made.scored(run, 10, [made.view("a.png", 20.0)], **change)
+    assert here("report", run.path).code == 0
+    assert "is damaged, and left out" in text_of(run)
+
+
 def test_a_damaged_status_is_refused(fitted: Fitted, here: Here, tmp_path: Path) -> None:
     run = moved(fitted, tmp_path)
     before = text_of(run)
@@ -331,6 +349,17 @@ def test_the_page_fits_paper_darkness_and_telephones(fitted: Fitted, browser: Br
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_every_verb_knows_json() -> None:
+    verbs = {
+        verb.name or verb.callback.__name__: verb.callback
+        for verb in cli.app.registered_commands
+        if verb.callback
+    }
+    assert {"fit", "report", "list", "doctor"} <= verbs.keys()
+    mute = {name for name, verb in verbs.items() if "as_json" not in signature(verb).parameters}
+    assert mute - {"view"} == set()  # which people look at, and which prints nothing to read
 
 
 def test_every_verb_prints_json_alone(fitted: Fitted, here: Here, tmp_path: Path) -> None:

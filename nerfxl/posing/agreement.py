@@ -1,0 +1,106 @@
+"""Whether poses agree with the matches: a part of a model that was linked wrongly is found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerfxl.posing.matching import Seen, verified
+
+Array = NDArray[np.float64]
+Pair = tuple[str, str]
+
+_NEAR = 4.0  # pixels from the epipolar line: pycolmap's own limit when it verified the matches
+_AGREE = 0.3  # of a pair's matches; of a pair that was linked wrongly nearly none are near
+
+
+def agreeing(model: Any, database: Path) -> list[str]:
+    """Names of the photographs of the largest part of a model that its own matches agree with."""
+    names = [image.name for image in map(model.image, model.reg_image_ids())]
+    ties = ties_of(model, verified(database, set(names)))
+    return sorted(largest_part(names, ties))
+
+
+def largest_part(names: Sequence[str], ties: Mapping[Pair, tuple[int, float]]) -> set[str]:
+    """Return the largest part of a model that its matches agree with.
+
+    Photographs are tied to each other by the pairs of most matches, a tree of them (Kruskal's). Two
+    parts of a scene that were put together by things that look alike are also tied by what they
+    truly share, if that is more: those matches lie far from where the poses expect them, and the
+    tree is cut there. Parts are joined again where more matches agree with it than do not.
+
+    ties: of each pair the number of its matches, and the share of them that agrees. What no tie
+    holds stays with the largest part.
+
+    >>> ties = {("a", "b"): (90, 1.0), ("b", "c"): (50, 0.0), ("a", "c"): (20, 1.0)}
+    >>> sorted(largest_part("abc", ties))
+    ['a', 'b']
+    """
+    tree, part = {name: name for name in names}, {name: name for name in names}
+    for (one, other), (_, share) in sorted(ties.items(), key=lambda tie: -tie[1][0]):
+        if _root(tree, one) != _root(tree, other):
+            tree[_root(tree, one)] = _root(tree, other)
+            if share >= _AGREE:
+                part[_root(part, one)] = _root(part, other)
+    while joined := _to_join(part, ties):
+        part[joined[0]] = joined[1]
+    tied = {name for pair in ties for name in pair}
+    roots = [_root(part, name) for name in names if name in tied]
+    most = max(sorted(set(roots)), key=roots.count, default="")
+    return {name for name in names if name not in tied or _root(part, name) == most}
+
+
+def _to_join(part: dict[str, str], ties: Mapping[Pair, tuple[int, float]]) -> Pair | None:
+    """Two parts between which more matches agree than do not, those of the largest excess."""
+    excess: Counter[Pair] = Counter()
+    for (one, other), (count, share) in ties.items():
+        a, b = sorted((_root(part, one), _root(part, other)))
+        if a != b:
+            excess[a, b] += count if share >= _AGREE else -count
+    best = max(sorted(excess), key=excess.__getitem__, default=None)
+    return best if best and excess[best] > 0 else None
+
+
+def _root(parents: dict[str, str], name: str) -> str:
+    while parents[name] != name:
+        parents[name] = parents[parents[name]]
+        name = parents[name]
+    return name
+
+
+def ties_of(model: Any, pairs: Sequence[Seen]) -> dict[Pair, tuple[int, float]]:
+    """Return the matches of each pair, and the share that lies near its epipolar line."""
+    images = {image.name: image for image in map(model.image, model.reg_image_ids())}
+    found = {}
+    for pair in pairs:
+        one, other = images[pair.one], images[pair.other]
+        lens = model.cameras[one.camera_id]
+        rays = _plane(lens, pair.here), _plane(model.cameras[other.camera_id], pair.there)
+        step = other.cam_from_world() * one.cam_from_world().inverse()
+        away = epipolar_distance(step.rotation.matrix(), step.translation, *rays)
+        share = float((away * lens.mean_focal_length() < _NEAR).mean())
+        found[pair.one, pair.other] = len(pair.here), share
+    return found
+
+
+def epipolar_distance(turn: Array, shift: Array, here: Array, there: Array) -> Array:
+    """Distance of matches [N, 3], at depth 1, from where a step of the camera expects them: [N].
+
+    Sampson's, to first order in both pictures; NaN where a point has no ray.
+    """
+    x, y, z = shift / max(float(np.linalg.norm(shift)), 1e-12)
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ turn
+    line, back = here @ essential.T, there @ essential
+    slope = np.hypot(np.hypot(line[:, 0], line[:, 1]), np.hypot(back[:, 0], back[:, 1]))
+    return np.asarray(np.abs((there * line).sum(axis=1)) / np.maximum(slope, 1e-12))
+
+
+def _plane(camera: Any, pixels: Array) -> Array:
+    """Points of the picture [N, 2] on the plane at depth 1: [N, 3]."""
+    flat = np.asarray(camera.cam_from_img(pixels), dtype=np.float64)
+    return np.column_stack([flat, np.ones(len(flat))])
