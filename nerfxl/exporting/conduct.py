@@ -77,7 +77,7 @@ def export_points(
     cloud = thinned(ends, count, opened.scene.spec.seed)
     found = f"{len(cloud):,} of {len(ends):,} ends of rays"
     if len(cloud) < count:
-        found += f": {count:,} were asked for, but no more passed the filters"
+        found += f", not {count:,}: no more rays end at something (--min-opacity, --max-spread)"
     say(f"points     {found}")
     shape = Geometry(cloud.places, cloud.colours, cloud.normals if normals else None)
     files.store(shape, path)
