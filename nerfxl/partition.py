@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nerfxl.documents import parsed, text_of
 from nerfxl.errors import UserError
 from nerfxl.rays import Box, Rays
 
@@ -166,25 +167,15 @@ class Plan:
     @staticmethod
     def from_json(text: str, name: str) -> Plan:
         """Read `to_json`'s text; a UserError speaks of the file `name`."""
-        try:
-            return _decode(json.loads(text))
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(
-                f"{name} is not a plan that this nerfxl can read: {what}; "
-                "write a new one with `nerfxl plan`."
-            ) from error
+        again = "; write a new one with `nerfxl plan`"
+        return parsed(text, _decode, name, "a plan", again)
 
     @staticmethod
     def load(path: Path) -> Plan:
         """Read a plan file; UserError when it is missing or malformed."""
-        try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise UserError(f"{path} is larger than {LARGEST_FILE} bytes: no plan is.")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as a plan: {error}.") from error
-        return Plan.from_json(text, str(path))
+        if path.is_file() and path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is larger than {LARGEST_FILE} bytes: no plan is.")
+        return Plan.from_json(text_of(path, "a plan"), str(path))
 
     @property
     def _top(self) -> int:

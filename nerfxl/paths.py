@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerfxl.cameras import look_at
-from nerfxl.errors import UserError
+from nerfxl.documents import parsed, text_of
 
 FORMAT, VERSION = "nerfxl-path", 1
 TURN_WEIGHT = 1.0  # a turn of one radian takes as long as the way of that many mean steps
@@ -93,22 +93,12 @@ class CameraPath:
     @staticmethod
     def from_json(text: str, name: str) -> CameraPath:
         """Read `to_json`'s text; a UserError speaks of the file `name`."""
-        try:
-            return _decoded(json.loads(text))
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(
-                f"{name} is not a camera path that this nerfxl can read: {what}."
-            ) from error
+        return parsed(text, _decoded, name, "a camera path")
 
     @staticmethod
     def load(path: Path) -> CameraPath:
         """Read a file of `to_json`; UserError when it is missing or malformed."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as a camera path: {error}.") from error
-        return CameraPath.from_json(text, str(path))
+        return CameraPath.from_json(text_of(path, "a camera path"), str(path))
 
 
 def orbit(

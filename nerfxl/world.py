@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nerfxl.documents import parsed, text_of
 from nerfxl.errors import UserError
 from nerfxl.rays import Box
 
@@ -74,22 +75,12 @@ class WorldTransform:
     @staticmethod
     def from_json(text: str, name: str) -> WorldTransform:
         """Read `to_json`'s text; a UserError speaks of the file `name`."""
-        try:
-            return _decode(json.loads(text))
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(
-                f"{name} is not a scene transform that this nerfxl can read: {what}."
-            ) from error
+        return parsed(text, _decode, name, "a scene transform")
 
     @staticmethod
     def load(path: Path) -> WorldTransform:
         """Read a file of `to_json`; UserError when it is missing or malformed."""
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as a scene transform: {error}.") from error
-        return WorldTransform.from_json(text, str(path))
+        return WorldTransform.from_json(text_of(path, "a scene transform"), str(path))
 
 
 @dataclass(frozen=True)
