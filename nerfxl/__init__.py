@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nerfxl.version import __version__
+
 if TYPE_CHECKING:
     from nerfxl.cameras import Camera, look_at, pinhole
     from nerfxl.errors import UserError
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
     from nerfxl.paths import CameraPath, Keyframe
     from nerfxl.stills import Picture, normals, surface
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Camera",
     "CameraPath",
@@ -20,6 +20,7 @@ __all__ = [
     "Opened",
     "Picture",
     "UserError",
+    "__version__",
     "fit",
     "load_scene",
     "look_at",

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-import nerfxl
 from nerfxl import history
 from nerfxl.cluster import cores
 from nerfxl.plan_report import as_bytes
 from nerfxl.runs import MetricsLog, RunFolder
+from nerfxl.version import __version__
 
 BUSY = 0.5  # of the cores: a load above is told
 
@@ -107,13 +107,13 @@ def _load() -> float | None:
 
 
 def _code() -> str:
-    versions = f"nerfxl {nerfxl.__version__}{_commit()}"
+    versions = f"nerfxl {__version__}{_commit()}"
     return f"{versions}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def _commit() -> str:
     """Of the repository that this package is part of, not of one that it merely lies in."""
-    here = str(Path(nerfxl.__file__).parent)
+    here = str(Path(__file__).parent)
     if _git(here, "ls-files", "__init__.py") != "__init__.py":
         return ""
     changed = ", with changes since" if _git(here, "status", "--porcelain", "--", ".") else ""

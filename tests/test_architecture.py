@@ -41,8 +41,9 @@ ROWS = {
     "a run, and who takes part in it": "runs launch cluster progress",
     "the machines of a run": "nodes",
     "what is asked, and who answers": "spec ranks places rendezvous",
-    "of what is asked, a part": "spec_training",
-    "words that all use": "errors rays cameras metrics history randomness spec_forms yaml_tree",
+    "of what is asked, a part; files of ours": "spec_training documents",
+    "words that all use": "errors rays cameras metrics history randomness spec_forms "
+    "version yaml_tree",
 }
 LAYERS = {
     module: height for height, row in enumerate(reversed(ROWS.values())) for module in row.split()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nerfxl
+from nerfxl import provenance
 from nerfxl.provenance import session
 
 
@@ -42,7 +43,7 @@ def test_a_commit_is_named_only_where_it_is_the_codes_own(
     source.parent.mkdir()
     source.write_text("")
     (tmp_path / "paper.tex").write_text("")
-    monkeypatch.setattr(nerfxl, "__file__", str(source))
+    monkeypatch.setattr(provenance, "__file__", str(source))
     git("init")
     git("add", "paper.tex")
     git("commit", "-m", "x")

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nerfxl import __version__
 from nerfxl.posing import mapping, matching, outcome
 from nerfxl.posing.ask import Ask
 from nerfxl.posing.georeference import georeference
@@ -20,6 +19,7 @@ from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import CONTRADICTED, STRAY, reasons, warnings
 from nerfxl.posing.stages import Tick
 from nerfxl.runs import write_atomic
+from nerfxl.version import __version__
 
 STEPS = 4  # of which `finished` tells three, the last being done when it returns
 

@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import nerfxl
 from nerfxl import history, provenance
 from nerfxl.report import curves, tables, thumbnails, views
 from nerfxl.report.charts import SMOOTHING, draw
 from nerfxl.report.facts import Facts, gather
 from nerfxl.report.markup import Html, join, tag
 from nerfxl.runs import RunFolder, write_atomic
+from nerfxl.version import __version__
 
 USUAL_SMOOTHING = "light"
 HERE = Path(__file__).parent
@@ -65,7 +65,7 @@ def page(facts: Facts) -> str:
 
 
 def _sections(facts: Facts) -> Iterator[Html | None]:
-    written = f"{tables.moment(provenance.now())}, by nerfxl {nerfxl.__version__}"
+    written = f"{tables.moment(provenance.now())}, by nerfxl {__version__}"
     yield _notes(facts)
     yield views.section(facts)
     yield _training(facts)
