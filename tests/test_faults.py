@@ -64,6 +64,7 @@ def test_a_killed_rank_costs_the_steps_since_the_checkpoint_and_nothing_else(
     assert tensors(run.path) == tensors(newest(tmp_path / "calm").path)
 
 
+@pytest.mark.long
 def test_a_rank_that_is_killed_again_and_again_fails_the_run(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until
 ) -> None:

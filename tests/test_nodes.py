@@ -193,6 +193,7 @@ def test_torchrun_starts_the_ranks_and_starts_them_again(
     assert program.out.read_text().count("scores ") == 1
 
 
+@pytest.mark.long
 def test_srun_starts_the_ranks(scene_file: Any, tmp_path: Path, spawn: Any) -> None:
     """As srun would: two processes with its variables."""
     step = {**STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}

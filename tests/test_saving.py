@@ -289,6 +289,7 @@ code=0; nerfxl fit "$2" --output-dir "$1" --nproc 1 || code=$?; echo "code $code
 """
 
 
+@pytest.mark.long
 def test_a_run_that_cannot_be_written_to_is_left_as_it_is(
     scene_file: WriteScene,
     tmp_path: Path,

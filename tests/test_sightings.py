@@ -441,6 +441,7 @@ def test_points_and_sky_make_depth_better(
     assert both < 0.5 * seen
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_core")
 def test_processes_make_no_difference(
     scene_file: WriteScene, own_capture: Path, tmp_path: Path

@@ -118,7 +118,8 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     assert lines(whole)[0]["loss"] == lines(run.path)[0]["loss"]
 
 
-@pytest.mark.parametrize("exchange", ["gather", pytest.param("owner", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("exchange", ["gather", "owner"])
 def test_four_processes_then_two_then_one_are_one_all_along(
     scene_file: WriteScene, tmp_path: Path, exchange: str
 ) -> None:
