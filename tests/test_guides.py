@@ -31,7 +31,7 @@ LESS = {  # words at the end count: the same with less to do
     r"nerfxl resume": "--set train.steps=210",
     r"nerfxl render .*--path": "--size 48x36 --frames 3",
     r"nerfxl render .*--split": "--size 48x36",
-    r"nerfxl export points": "--points 1000 --min-opacity 0.1 --max-spread 9 --overwrite",
+    r"nerfxl export points": "--points 1000 --min-opacity 0.5 --max-spread 9 --overwrite",
     r"nerfxl export mesh": "--resolution 32 --keep-hidden --overwrite",
     r"nerfxl export cameras": "--overwrite",
     r"nerfxl plan .*--balance": "--set capture.downscale=8",
