@@ -76,8 +76,8 @@ def figures(session: nox.Session) -> None:
 
 @nox.session
 def schema(session: nox.Session) -> None:
-    """Write scenes/schema.json and scenes/README.md anew from nerfxl/spec.py."""
-    _module(session, "nerfxl.grammar")
+    """Write scenes/schema.json and scenes/README.md anew from nerfxl/scene/spec.py."""
+    _module(session, "nerfxl.scene.grammar")
 
 
 @nox.session

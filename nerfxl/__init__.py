@@ -8,10 +8,10 @@ from nerfxl.version import __version__
 if TYPE_CHECKING:
     from nerfxl.cameras import Camera, look_at, pinhole
     from nerfxl.errors import UserError
+    from nerfxl.filming.paths import CameraPath, Keyframe
+    from nerfxl.filming.stills import Picture, normals, surface
     from nerfxl.library import fit, load_scene, plan, resume
     from nerfxl.opened import Opened, open_run
-    from nerfxl.paths import CameraPath, Keyframe
-    from nerfxl.stills import Picture, normals, surface
 
 __all__ = [
     "Camera",
@@ -34,9 +34,9 @@ __all__ = [
 
 _MODULES = {  # where each is; loaded when it is asked for, so that `import nerfxl` is instant
     **dict.fromkeys(("Camera", "look_at", "pinhole"), "cameras"),
-    **dict.fromkeys(("CameraPath", "Keyframe"), "paths"),
+    **dict.fromkeys(("CameraPath", "Keyframe"), "filming.paths"),
     **dict.fromkeys(("Opened", "open_run"), "opened"),
-    **dict.fromkeys(("Picture", "normals", "surface"), "stills"),
+    **dict.fromkeys(("Picture", "normals", "surface"), "filming.stills"),
     "UserError": "errors",
     **dict.fromkeys(("fit", "load_scene", "plan", "resume"), "library"),
 }

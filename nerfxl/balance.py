@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nerfxl.checkpoint import Origin, load
 from nerfxl.cost import imbalance, ladder
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal
@@ -19,10 +18,11 @@ from nerfxl.model import Model
 from nerfxl.partition import Plan, plan
 from nerfxl.pixels import jitter
 from nerfxl.prepare import Prepared, read_back, same_place, some_rays
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Batch, Rays
 from nerfxl.runs import RunFolder
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.storage.checkpoint import Origin, load
 
 RAYS_AT_ONCE = 2048
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nerfxl.cluster import LAUNCHER
+from nerfxl.processes.cluster import LAUNCHER
 from nerfxl.progress import Speaker
 from nerfxl.runs import RunFolder
 

@@ -14,11 +14,11 @@ from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, GatherRoute
 from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Batch, Segment, Still, distance
 from nerfxl.regions import Regions, holds
 from nerfxl.render import FAR, Cast, Renderer, ask
-from nerfxl.spec import SamplingSpec
+from nerfxl.scene.spec import SamplingSpec
 
 
 class Painter(Protocol):

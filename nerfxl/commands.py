@@ -14,24 +14,24 @@ from typing import Any
 
 from nerfxl import events
 from nerfxl.beside import viewer
-from nerfxl.checkpoint import Origin, latest, step_of
-from nerfxl.cluster import device_kind
 from nerfxl.crew import Crew, Launching, hired
 from nerfxl.ensemble import most_ranks
 from nerfxl.errors import UserError
-from nerfxl.film import check_film
+from nerfxl.filming.film import check_film
+from nerfxl.filming.shooting import SHOOTING, Wish, arranged
 from nerfxl.inspection import inspected, show_run
-from nerfxl.launch import RankFailedError
 from nerfxl.opened import learned_shots
 from nerfxl.plan_report import as_bytes
 from nerfxl.planning import costs, refuse_what_will_not_fit, tell
 from nerfxl.prepare import prepare, read_back, write
+from nerfxl.processes.cluster import device_kind
+from nerfxl.processes.launch import RankFailedError
 from nerfxl.progress import Speaker, counting, following, spoken
 from nerfxl.provenance import note_session
 from nerfxl.report.page import write as write_report
 from nerfxl.runs import RunFolder, make_folder, recording, write_atomic
-from nerfxl.scene_file import choose_candidate, load_scene, save_scene
-from nerfxl.shooting import SHOOTING, Wish, arranged
+from nerfxl.scene.file import choose_candidate, load_scene, save_scene
+from nerfxl.storage.checkpoint import Origin, latest, step_of
 from nerfxl.tally import exchanged
 from nerfxl.worker import Job, saved_step
 

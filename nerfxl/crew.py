@@ -13,13 +13,13 @@ from typing import Literal
 
 import torch
 
-from nerfxl import launch, nodes, places, rendezvous
-from nerfxl.cluster import TIMEOUT_SECONDS, cores, die_with_parent, meet
 from nerfxl.errors import UserError
-from nerfxl.launch import RankFailedError
-from nerfxl.nodes import Board, LeaderGaveUpError, Meeting, NodeLostError, Team
-from nerfxl.places import Place
-from nerfxl.ranks import PeerLostError
+from nerfxl.processes import launch, nodes, places, rendezvous
+from nerfxl.processes.cluster import TIMEOUT_SECONDS, cores, die_with_parent, meet
+from nerfxl.processes.launch import RankFailedError
+from nerfxl.processes.nodes import Board, LeaderGaveUpError, Meeting, NodeLostError, Team
+from nerfxl.processes.places import Place
+from nerfxl.processes.ranks import PeerLostError
 from nerfxl.runs import RunFolder, make_folder
 from nerfxl.worker import Job, saved_step, work
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nerfxl.captures import View
 from nerfxl.randomness import generator
-from nerfxl.spec_training import DisturbSpec
+from nerfxl.scene.training import DisturbSpec
 
 _STREAM = 2**33  # of random numbers; no tile has this index
 

@@ -111,8 +111,8 @@ def _devices(_: Path) -> Iterator[Looked]:
     """Cores, memory, and GPUs with what they need."""
     import torch
 
-    from nerfxl.cluster import cores
     from nerfxl.plan_report import as_bytes, available_memory
+    from nerfxl.processes.cluster import cores
 
     yield "cores", "ok", f"{cores()}: fit starts a process on each, unless --nproc says otherwise"
     free = available_memory("cpu")
@@ -202,8 +202,8 @@ def _ranks(_: Path) -> Iterator[Looked]:
     """Whether processes of this machine could find each other."""
     import torch
 
-    from nerfxl import rendezvous
     from nerfxl.plan_report import as_bytes
+    from nerfxl.processes import rendezvous
 
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         lacks = "not in this build of torch: a fit runs on one process alone"

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from nerfxl.blend import InPicture, InSpace, Painter
-from nerfxl.checkpoint import Checkpoint, Origin, fields, load, shard
 from nerfxl.exchange import Replicated, deal
 from nerfxl.field import Tile
 from nerfxl.model import Model
-from nerfxl.paging import TABLE, Paged, Pager
 from nerfxl.partition import Plan, plan
 from nerfxl.plan_report import available_memory
 from nerfxl.prepare import RunScene
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Box
 from nerfxl.regions import Regions
 from nerfxl.runs import RunFolder
-from nerfxl.spec import SceneSpec
-from nerfxl.spec_training import TrainSpec
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.scene.training import TrainSpec
+from nerfxl.storage.checkpoint import Checkpoint, Origin, fields, load, shard
+from nerfxl.storage.paging import TABLE, Paged, Pager
 
 OVERLAP = {"independent-3d": 0.15, "independent-2d": 0.5}  # Mega-NeRF's, Block-NeRF's
 FREE_SHARE = 0.5  # of the memory that is free, for hash tables, unless another limit is given

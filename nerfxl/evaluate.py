@@ -12,16 +12,16 @@ import torch
 from nerfxl.captures import View, load_image, load_mask
 from nerfxl.ensemble import Ensemble, settle
 from nerfxl.field import background_colour
+from nerfxl.filming.stills import Picture, depth_steps, picture, turns
 from nerfxl.fitting import fit_look
 from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import parameter_counts
 from nerfxl.pictures import DEPTHS, MAP, SheetRow, file_name, save_depth, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
 from nerfxl.prepare import RunScene, photographs
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import RunFolder, make_folder, write_atomic
-from nerfxl.spec import SceneSpec
-from nerfxl.stills import Picture, depth_steps, picture, turns
+from nerfxl.scene.spec import SceneSpec
 
 SHEET_ROWS = 6
 

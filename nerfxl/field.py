@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from nerfxl.randomness import generator
 from nerfxl.rays import Box
-from nerfxl.spec import FieldSpec, OccupancySpec, ProposalSpec, SamplingSpec
-from nerfxl.spec_training import AppearanceSpec, CamerasSpec
+from nerfxl.scene.spec import FieldSpec, OccupancySpec, ProposalSpec, SamplingSpec
+from nerfxl.scene.training import AppearanceSpec, CamerasSpec
 from nerfxl.views import Views
 
 MAX_LOG_DENSITY = 12.0

@@ -13,7 +13,7 @@ from nerfxl.losses import loss
 from nerfxl.optimiser import Optimiser
 from nerfxl.randomness import generator
 from nerfxl.rays import Batch, Rays, Truth
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 
 STEPS, RAYS, RATE = 64, 512, 0.05
 LOOKS = ("views.appearance", "views.gain", "views.offset")

@@ -10,7 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from nerfxl.checkpoint import (
+from nerfxl.errors import UserError
+from nerfxl.prepare import read_back
+from nerfxl.progress import spoken
+from nerfxl.runs import RunFolder, Status
+from nerfxl.storage.checkpoint import (
     MANIFEST,
     Manifest,
     Origin,
@@ -20,10 +24,6 @@ from nerfxl.checkpoint import (
     step_of,
     verify,
 )
-from nerfxl.errors import UserError
-from nerfxl.prepare import read_back
-from nerfxl.progress import spoken
-from nerfxl.runs import RunFolder, Status
 
 
 @dataclass(frozen=True)

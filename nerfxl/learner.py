@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nerfxl.captures import Capture, View, load_image, load_mask, load_sky
-from nerfxl.checkpoint import Checkpoint
 from nerfxl.ensemble import SHARED, Member, unprefixed
 from nerfxl.errors import UserError
 from nerfxl.field import background_colour
@@ -24,7 +23,8 @@ from nerfxl.prepare import RunScene
 from nerfxl.rays import Truth
 from nerfxl.regions import holds, meets
 from nerfxl.render import Cast
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.storage.checkpoint import Checkpoint
 from nerfxl.tally import Seen
 from nerfxl.views import penalise
 

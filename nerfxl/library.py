@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nerfxl import commands, scene_file
-from nerfxl.cluster import device_kind
+from nerfxl import commands
 from nerfxl.crew import Launching
 from nerfxl.opened import Opened, open_run
 from nerfxl.prepare import Prepared, prepare
+from nerfxl.processes.cluster import device_kind
 from nerfxl.progress import Speaker
-from nerfxl.scene_file import Scene
+from nerfxl.scene import file
+from nerfxl.scene.file import Scene
 
 
 def load_scene(path: Path | str, overrides: Sequence[str] = (), device: str = "auto") -> Scene:
@@ -25,7 +26,7 @@ def load_scene(path: Path | str, overrides: Sequence[str] = (), device: str = "a
     ------
     UserError: with all that is wrong with the file or the overrides.
     """
-    return scene_file.load_scene(path, device=device_kind(device), overrides=overrides)
+    return file.load_scene(path, device=device_kind(device), overrides=overrides)
 
 
 def plan(scene: Scene | Path | str, overrides: Sequence[str] = ()) -> Prepared:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nerfxl.rays import Pixels, Truth
-from nerfxl.spec_training import LossSpec
+from nerfxl.scene.training import LossSpec
 
 CERTAIN = 0.01  # in m: errors of depth up to here count by their square, larger ones by their size
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from nerfxl.exchange import Exchange, choose
 from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.render import Renderer
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 from nerfxl.views import Views
 
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nerfxl.cameras import Camera
-from nerfxl.checkpoint import Origin, fields, load
-from nerfxl.cluster import alone
 from nerfxl.ensemble import Ensemble, restore
+from nerfxl.filming.shooting import row_of
+from nerfxl.filming.stills import Picture, picture
 from nerfxl.prepare import RunScene, Shot, read_back
-from nerfxl.ranks import Ranks
+from nerfxl.processes.cluster import alone
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import RunFolder
-from nerfxl.shooting import row_of
-from nerfxl.stills import Picture, picture
+from nerfxl.storage.checkpoint import Origin, fields, load
 from nerfxl.views import corrected
 
 POINTS_AT_ONCE = 1 << 16

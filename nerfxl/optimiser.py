@@ -8,7 +8,7 @@ import torch
 from nerfxl_kernels.adam import adam
 from torch import Tensor
 
-from nerfxl.spec_training import CamerasSpec, TrainSpec
+from nerfxl.scene.training import CamerasSpec, TrainSpec
 
 
 def learning_rate(step: int, spec: TrainSpec) -> float:

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nerfxl import places
 from nerfxl.balance import Sampled, balanced
 from nerfxl.balance import show as show_balance
-from nerfxl.cluster import choose_device, cores, device_kind
 from nerfxl.cost import (
     EXCHANGES,
     FLOAT,
@@ -50,13 +48,15 @@ from nerfxl.plan_report import (
     show_forecast,
 )
 from nerfxl.prepare import TRANSFORM, Prepared, near_plane, prepare, some_rays
+from nerfxl.processes import places
+from nerfxl.processes.cluster import choose_device, cores, device_kind
 from nerfxl.progress import Speaker
 from nerfxl.rays import Rays
 from nerfxl.regions import holds, meets
 from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder, make_folder, write_atomic
-from nerfxl.scene_file import load_scene
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.file import load_scene
+from nerfxl.scene.spec import SceneSpec
 
 PLANNING_RAYS = 16_384
 LIBRARY_BYTES = 345 * 2**20  # measured: resident after the first kernel of a CPU process

@@ -20,8 +20,8 @@ from nerfxl.partition import Plan, plan
 from nerfxl.randomness import generator
 from nerfxl.rays import Box, Rays
 from nerfxl.runs import RunFolder, write_atomic
-from nerfxl.scene_file import Scene, choose_candidate, load_scene, plan_file, save_scene
-from nerfxl.spec import CaptureSpec, SceneSpec, SplitEvery, SplitLists
+from nerfxl.scene.file import Scene, choose_candidate, load_scene, plan_file, save_scene
+from nerfxl.scene.spec import CaptureSpec, SceneSpec, SplitEvery, SplitLists
 from nerfxl.world import Bounds, WorldTransform, estimate_bounds, orientation
 
 NEAR_OPEN = 0.02  # scene units: among the tiles, rays start this far from the camera

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from nerfxl import history
-from nerfxl.cluster import cores
 from nerfxl.plan_report import as_bytes
+from nerfxl.processes.cluster import cores
 from nerfxl.runs import MetricsLog, RunFolder
 from nerfxl.version import __version__
 

@@ -21,7 +21,7 @@ from nerfxl.field import Shared, Tile
 from nerfxl.partition import Plan, octants
 from nerfxl.rays import SEGMENT_WIDTH, Batch, Crossings, Pixels, Rays, Segment, Still, distance
 from nerfxl.regions import holds
-from nerfxl.spec import SamplingSpec
+from nerfxl.scene.spec import SamplingSpec
 
 SPACING = 0.1  # scene units: t below which samples are spaced evenly, and above which by ratio
 FAR = 200.0  # scene units, where open tiles end: a hundred root boxes away

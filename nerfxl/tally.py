@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from nerfxl import history
-from nerfxl.ranks import Ranks, Traffic
+from nerfxl.processes.ranks import Ranks, Traffic
 from nerfxl.rays import Batch
 
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from nerfxl.captures import load_image
-from nerfxl.checkpoint import Origin, load
 from nerfxl.ensemble import Ensemble, assemble
 from nerfxl.errors import UserError
 from nerfxl.evaluate import evaluate
 from nerfxl.learner import Learner
 from nerfxl.optimiser import learning_rate
 from nerfxl.prepare import check_losses, photographs, read_back
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import MetricsLog, RunFolder
-from nerfxl.saver import Saver
+from nerfxl.storage.checkpoint import Origin, load
+from nerfxl.storage.saver import Saver
 from nerfxl.tally import Seen, Tally
 
 KEEP_CHECKPOINTS = 2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nerfxl.rays import Rays
-from nerfxl.spec_training import AppearanceSpec, CamerasSpec
+from nerfxl.scene.training import AppearanceSpec, CamerasSpec
 
 
 class Views(nn.Module):

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nerfxl import places
 from nerfxl.errors import UserError
+from nerfxl.processes import places
 from nerfxl.runs import RunFolder, write_atomic
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-    from nerfxl.ranks import Ranks
+    from nerfxl.processes.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def work(job: Job, store: Store | None = None) -> int:
     UserError: as the task does.
     PeerLostError: another rank is gone.
     """
-    from nerfxl.cluster import joined
+    from nerfxl.processes.cluster import joined
     from nerfxl.train import StoppedError, fit
 
     run = RunFolder.open(Path(job.run))
@@ -73,7 +73,7 @@ def work(job: Job, store: Store | None = None) -> int:
 
 def saved_step(run: RunFolder) -> int | None:
     """The step of a run's newest complete checkpoint, if it has one."""
-    from nerfxl.checkpoint import latest, step_of
+    from nerfxl.storage.checkpoint import latest, step_of
 
     try:
         return step_of(latest(run.checkpoints))
@@ -85,7 +85,7 @@ def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
     """Load the newest whole checkpoint and render or score it."""
     from nerfxl.ensemble import restore
     from nerfxl.evaluate import evaluate
-    from nerfxl.filming import render
+    from nerfxl.filming.conduct import render
     from nerfxl.prepare import read_back
 
     scene = read_back(run)
@@ -103,7 +103,7 @@ def main() -> None:
 
     A rank that has lost another is a victim, not the cause: it says so, and ends with code 69.
     """
-    from nerfxl.ranks import PeerLostError
+    from nerfxl.processes.ranks import PeerLostError
 
     if len(sys.argv) != 2:
         sys.exit("usage: python -m nerfxl.worker JOB.json")

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from nerfxl.balance import balanced
-from nerfxl.checkpoint import Origin
 from nerfxl.cost import count, imbalance
 from nerfxl.ensemble import assemble
 from nerfxl.exchange import deal
@@ -19,12 +18,13 @@ from nerfxl.model import Model
 from nerfxl.partition import Plan
 from nerfxl.pixels import jitter
 from nerfxl.prepare import Prepared, prepare, read_back, some_rays, write
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Batch
 from nerfxl.render import FAR, SPACING
 from nerfxl.runs import RunFolder
-from nerfxl.saver import Saver
-from nerfxl.scene_file import load_scene
+from nerfxl.scene.file import load_scene
+from nerfxl.storage.checkpoint import Origin
+from nerfxl.storage.saver import Saver
 from tests.conftest import Here, Said
 
 WriteScene = Callable[..., Path]

@@ -12,12 +12,12 @@ from nerfxl.blend import InPicture, InSpace
 from nerfxl.exchange import Gather
 from nerfxl.model import Model
 from nerfxl.partition import Plan, plan
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Pixels, Rays, Still
 from nerfxl.regions import Regions
 from nerfxl.render import Renderer
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 
 CUBE = Box((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 K, N, NEAR, PADDING, SAMPLES = 4, 40, 0.01, 0.05, 12

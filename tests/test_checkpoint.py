@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nerfxl import runs, saver
-from nerfxl.checkpoint import Checkpoint, Origin, latest, load, read, read_manifest
+from nerfxl import runs
 from nerfxl.errors import UserError
 from nerfxl.exchange import deal
-from nerfxl.ranks import Ranks
-from nerfxl.saver import Saver
+from nerfxl.processes.ranks import Ranks
+from nerfxl.storage import saver
+from nerfxl.storage.checkpoint import Checkpoint, Origin, latest, load, read, read_manifest
+from nerfxl.storage.saver import Saver
 
 
 class Meeting:

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nerfxl import checkpoint
-from nerfxl.checkpoint import Origin
 from nerfxl.pictures import load_depth
 from nerfxl.prepare import read_back
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import RunFolder
-from nerfxl.saver import Saver
+from nerfxl.storage import checkpoint
+from nerfxl.storage.checkpoint import Origin
+from nerfxl.storage.saver import Saver
 from tests.conftest import Here, Said
 
 WriteScene = Callable[..., Path]

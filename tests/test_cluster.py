@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nerfxl.cluster import choose_device, joined
 from nerfxl.errors import UserError
+from nerfxl.processes.cluster import choose_device, joined
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from nerfxl import doctor, plan_report, rendezvous
+from nerfxl import doctor, plan_report
+from nerfxl.processes import rendezvous
 from tests.conftest import Here, Said
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nerfxl.cluster import joined
 from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, Owner, Samples, Shaded, choose, deal
 from nerfxl.partition import Plan, octants, plan
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Box, Crossings, Rays
 
 SAMPLES, VIEWS, RAYS = 4, 3, 24

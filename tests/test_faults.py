@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from nerfxl.checkpoint import latest
 from nerfxl.errors import UserError
 from nerfxl.runs import RunFolder
+from nerfxl.storage.checkpoint import latest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

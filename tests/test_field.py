@@ -25,10 +25,10 @@ from nerfxl.field import (
 )
 from nerfxl.model import Model, parameter_counts
 from nerfxl.partition import plan
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Box
-from nerfxl.spec import FieldSpec, SamplingSpec, SceneSpec
+from nerfxl.scene.spec import FieldSpec, SamplingSpec, SceneSpec
 
 BOX = Box((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 EVERYWHERE = Box((-math.inf,) * 3, (math.inf,) * 3)

@@ -13,11 +13,11 @@ from PIL import Image
 
 from nerfxl import commands
 from nerfxl.crew import Launching
+from nerfxl.filming.paths import CameraPath, Keyframe
+from nerfxl.filming.shooting import SHOWS
 from nerfxl.opened import open_run
-from nerfxl.paths import CameraPath, Keyframe
 from nerfxl.pictures import file_name, load_depth
 from nerfxl.progress import Speaker
-from nerfxl.shooting import SHOWS
 from tests.conftest import TINY, Here, Spawn, WriteScene, merged
 
 ORBIT = ("--path", "orbit", "--nproc", 1, "--size", "24x18")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nerfxl.film import write_film
+from nerfxl.filming.film import write_film
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ROOT / "scenes" / "guides"

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nerfxl.cluster import joined
 from nerfxl.losses import loss
 from nerfxl.model import Model
 from nerfxl.partition import plan
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Rays, Truth
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 
 K, LARGEST = 4, 4
 N, VIEWS = 41, 5

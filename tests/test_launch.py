@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from nerfxl.launch import Ending, RankFailedError, cause, launch
-from nerfxl.nodes import Team
+from nerfxl.processes.launch import Ending, RankFailedError, cause, launch
+from nerfxl.processes.nodes import Team
 
 Launch = Callable[[str, int], int]
 
@@ -131,8 +131,8 @@ def test_a_rank_that_loses_its_peer_is_not_blamed(
     start: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = """
-from nerfxl.cluster import joined
-from nerfxl.ranks import PeerLostError
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import PeerLostError
 try:
     with joined("cpu") as ranks:
         ranks.barrier()
@@ -152,7 +152,8 @@ except PeerLostError as error:
 
 def test_no_worker_outlives_a_killed_launcher(tmp_path: Path) -> None:
     (tmp_path / "toy_worker.py").write_text(
-        "import os, sys, time\nfrom pathlib import Path\nfrom nerfxl.cluster import joined\n"
+        "import os, sys, time\nfrom pathlib import Path\n"
+        "from nerfxl.processes.cluster import joined\n"
         "with joined('cpu') as ranks:\n"
         "    Path(sys.argv[1], f'pid-{ranks.rank}').write_text(str(os.getpid()))\n"
         "    ranks.barrier()\n"
@@ -160,7 +161,7 @@ def test_no_worker_outlives_a_killed_launcher(tmp_path: Path) -> None:
     )
     code = (
         "import sys; from pathlib import Path\n"
-        "from nerfxl.launch import launch\nfrom nerfxl.nodes import Team\n"
+        "from nerfxl.processes.launch import launch\nfrom nerfxl.processes.nodes import Team\n"
         "launch('toy_worker', sys.argv[1], Team.alone(2), Path(sys.argv[1], 'logs'))"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
@@ -220,8 +221,8 @@ def test_the_cause_is_told_from_its_victims(endings: list[Ending], rank: int) ->
 
 
 HANGING = """
-from nerfxl.cluster import joined
-from nerfxl.ranks import PeerLostError
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import PeerLostError
 try:
     with joined("cpu", timeout=2) as ranks:
         ranks.barrier()

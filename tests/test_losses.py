@@ -10,7 +10,7 @@ from nerfxl_kernels.march import Path
 
 from nerfxl.losses import loss
 from nerfxl.rays import Pixels, Truth
-from nerfxl.spec_training import LossSpec
+from nerfxl.scene.training import LossSpec
 
 COLOUR = torch.tensor([[0.5, 0.5, 0.5], [1.0, 0.0, 2.0]])
 WANTED = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])

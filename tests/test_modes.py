@@ -20,29 +20,29 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nerfxl.checkpoint import Origin, latest, load, read_manifest
-from nerfxl.cluster import joined
 from nerfxl.crew import processes
 from nerfxl.ensemble import Ensemble, assemble, regions
 from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, Replicated
-from nerfxl.filming import render
+from nerfxl.filming.conduct import render
+from nerfxl.filming.shooting import SHOOTING, Wish, arranged
 from nerfxl.learner import EXPOSURE_PACE, Learner, padding
 from nerfxl.losses import loss
 from nerfxl.model import Model
-from nerfxl.nodes import Node, shared_out
 from nerfxl.optimiser import learning_rate
 from nerfxl.partition import Node as Cut
 from nerfxl.partition import Plan, plan
 from nerfxl.planning import BYTES_A_SAMPLE, costs
 from nerfxl.prepare import RunScene, photographs, prepare, read_back, write
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.nodes import Node, shared_out
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Rays, Truth
 from nerfxl.runs import RunFolder, write_atomic
-from nerfxl.scene_file import load_scene, save_scene
-from nerfxl.shooting import SHOOTING, Wish, arranged
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.file import load_scene, save_scene
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.storage.checkpoint import Origin, latest, load, read_manifest
 from nerfxl.train import fit
 from nerfxl.worker import Job, work
 from tests.conftest import TINY, Here, merged

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from nerfxl import nodes, places
-from nerfxl.checkpoint import latest
 from nerfxl.crew import Launching, hired
 from nerfxl.errors import UserError
-from nerfxl.nodes import Node
-from nerfxl.places import Place
-from nerfxl.rendezvous import check_reachable, host, interface_towards, join
+from nerfxl.processes import nodes, places
+from nerfxl.processes.nodes import Node
+from nerfxl.processes.places import Place
+from nerfxl.processes.rendezvous import check_reachable, host, interface_towards, join
 from nerfxl.runs import RunFolder
+from nerfxl.storage.checkpoint import latest
 
 Until = Callable[[Callable[[], bool]], None]
 STEP = {
@@ -347,7 +347,7 @@ def test_a_store_that_is_not_there_is_named() -> None:
 
 
 def test_a_port_of_another_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nerfxl.rendezvous._GREETING_SECONDS", 1.0)
+    monkeypatch.setattr("nerfxl.processes.rendezvous._GREETING_SECONDS", 1.0)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

@@ -16,12 +16,12 @@ from nerfxl import commands
 from nerfxl.cameras import pinhole
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
+from nerfxl.filming.shooting import Wish
+from nerfxl.filming.stills import Picture
 from nerfxl.opened import Opened, open_run
-from nerfxl.paging import Paged
 from nerfxl.progress import Speaker
 from nerfxl.regions import Regions
-from nerfxl.shooting import Wish
-from nerfxl.stills import Picture
+from nerfxl.storage.paging import Paged
 from tests.conftest import TINY, merged
 
 GIB, K = 2**30, 4

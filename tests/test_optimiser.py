@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nerfxl.optimiser import Optimiser, learning_rate
-from nerfxl.spec_training import TrainSpec
+from nerfxl.scene.training import TrainSpec
 
 
 def train(**changes: object) -> TrainSpec:

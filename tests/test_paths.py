@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nerfxl.cameras import look_at
 from nerfxl.errors import UserError
-from nerfxl.paths import (
+from nerfxl.filming.paths import (
     CameraPath,
     Keyframe,
     flythrough,

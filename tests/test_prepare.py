@@ -23,7 +23,7 @@ from nerfxl.prepare import (
     write,
 )
 from nerfxl.runs import RunFolder
-from nerfxl.scene_file import load_scene
+from nerfxl.scene.file import load_scene
 
 WriteScene = Callable[..., Path]
 

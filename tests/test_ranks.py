@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nerfxl.cluster import joined
-from nerfxl.ranks import Ranks
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import Ranks
 
 SIZE = 3
 COUNTS = (2, 0, 1)

@@ -15,7 +15,7 @@ from nerfxl import cli, commands, doctor, listing, planning
 from nerfxl.exporting import conduct as exporting
 from nerfxl.posing import conduct as posing
 from nerfxl.posing.outcome import write_scene
-from nerfxl.scene_file import load_scene
+from nerfxl.scene.file import load_scene
 from nerfxl.study import conduct
 from nerfxl.viewing import verb as verbs
 

@@ -18,11 +18,11 @@ from nerfxl.exchange import Gather, Shaded
 from nerfxl.field import Shared, Tile
 from nerfxl.model import Model
 from nerfxl.partition import Plan, octants, plan
+from nerfxl.processes.ranks import Ranks
 from nerfxl.randomness import generator
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Batch, Box, Pixels, Rays
 from nerfxl.render import FAR, OPAQUE, Cast, Renderer, Samples, Stretches
-from nerfxl.spec import FieldSpec, SamplingSpec, SceneSpec
+from nerfxl.scene.spec import FieldSpec, SamplingSpec, SceneSpec
 
 ROOT = Box((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 FIELD = FieldSpec.model_validate(

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_importing_needs_no_torch() -> None:
-    code = "import sys, nerfxl.runs, nerfxl.launch; sys.exit('torch' in sys.modules)"
+    code = "import sys, nerfxl.runs, nerfxl.processes.launch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -20,16 +20,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nerfxl import commands, runs, saver
-from nerfxl.checkpoint import Origin, latest, load, newest_first, read, step_of
-from nerfxl.cluster import joined
+from nerfxl import commands, runs
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.inspection import inspected
+from nerfxl.processes.cluster import joined
+from nerfxl.processes.ranks import Ranks
 from nerfxl.progress import Speaker
-from nerfxl.ranks import Ranks
 from nerfxl.runs import RunFolder
-from nerfxl.saver import Saver, serialised
+from nerfxl.storage import saver
+from nerfxl.storage.checkpoint import Origin, latest, load, newest_first, read, step_of
+from nerfxl.storage.saver import Saver, serialised
 
 AsRanks = Callable[[str, Path, int], None]
 WriteScene = Callable[..., Path]

@@ -14,11 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nerfxl import grammar, yaml_tree
 from nerfxl.errors import UserError
-from nerfxl.scene_file import DEVICES, Device, Scene, choose_candidate, load_scene, save_scene
-from nerfxl.spec import SceneSpec
-from nerfxl.yaml_tree import Fault, read_tree, written
+from nerfxl.scene import grammar, yaml_tree
+from nerfxl.scene.file import DEVICES, Device, Scene, choose_candidate, load_scene, save_scene
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.scene.yaml_tree import Fault, read_tree, written
 
 SCENES = Path(__file__).resolve().parent.parent / "scenes"
 NAMES = ["university4", "garden", "building", "mexico_beach", "matrixcity", "ochota"]
@@ -708,12 +708,12 @@ def test_the_scenes_are_all_listed() -> None:
 
 
 def test_the_written_pages_are_current() -> None:
-    remedy = "run `python -m nerfxl.grammar`"
+    remedy = "run `python -m nerfxl.scene.grammar`"
     assert (SCENES / "README.md").read_text() == grammar.page(), remedy
     assert json.loads((SCENES / "schema.json").read_text()) == json.loads(grammar.schema()), remedy
 
 
 def test_reading_a_scene_loads_no_heavy_library() -> None:
-    code = "import sys, nerfxl.scene_file; print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys, nerfxl.scene.file; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

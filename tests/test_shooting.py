@@ -14,13 +14,13 @@ from PIL import Image
 
 from nerfxl.cameras import Camera, look_at, vertical_fov
 from nerfxl.errors import UserError
-from nerfxl.film import write_film
+from nerfxl.filming.film import write_film
+from nerfxl.filming.paths import CameraPath, Keyframe
+from nerfxl.filming.shooting import FRAMES, SHOOTING, SHOWS, Shooting, Wish, arranged
 from nerfxl.partition import Plan
-from nerfxl.paths import CameraPath, Keyframe
 from nerfxl.prepare import RunScene, Shot
 from nerfxl.rays import Box
-from nerfxl.shooting import FRAMES, SHOOTING, SHOWS, Shooting, Wish, arranged
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 from nerfxl.world import WorldTransform
 
 LENS = Camera("OPENCV", 300, 201, (250.0, 251.0, 150.0, 100.0, 0.1, 0.0, 0.0, 0.0))

@@ -18,19 +18,19 @@ from torch import Tensor
 
 from nerfxl import commands
 from nerfxl.captures import View, load_sky, read_capture
-from nerfxl.checkpoint import Origin, load
 from nerfxl.crew import Launching
 from nerfxl.ensemble import assemble
 from nerfxl.errors import UserError
+from nerfxl.filming.stills import picture
 from nerfxl.losses import CERTAIN, depth, loss, sky
 from nerfxl.pixels import PixelPool, dealt, set_aside
 from nerfxl.prepare import read_back
+from nerfxl.processes.ranks import Ranks
 from nerfxl.progress import Speaker
-from nerfxl.ranks import Ranks
 from nerfxl.rays import Truth
 from nerfxl.runs import RunFolder
-from nerfxl.spec_training import LossSpec
-from nerfxl.stills import picture
+from nerfxl.scene.training import LossSpec
+from nerfxl.storage.checkpoint import Origin, load
 from tests.conftest import Array, Here, WriteScene
 from tests.test_losses import pixels
 from tests.test_pixels import VIEWS, WORLD, numbered

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from nerfxl.grammar import all_keys, expected, keys_at
-from nerfxl.spec import Candidate, SceneSpec, SplitEvery, SplitLists
+from nerfxl.scene.grammar import all_keys, expected, keys_at
+from nerfxl.scene.spec import Candidate, SceneSpec, SplitEvery, SplitLists
 
 CAPTURE = {"capture": {"path": "photographs"}}
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from nerfxl.model import Model
 from nerfxl.optimiser import Optimiser, learning_rate
 from nerfxl.partition import plan
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Batch, Box, Rays
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 from tests.conftest import TINY, merged
 from tests.kernels.backends import FAST
 

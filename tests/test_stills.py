@@ -11,13 +11,13 @@ from nerfxl_kernels.march import Path
 from numpy.typing import NDArray
 
 from nerfxl.cameras import look_at, pinhole, vertical_fov
-from nerfxl.displays import FULL_SPREAD, KINDS, display
+from nerfxl.filming.displays import FULL_SPREAD, KINDS, display
+from nerfxl.filming.stills import Picture, normals, surface, tile_index
 from nerfxl.partition import Plan, plan
 from nerfxl.pictures import NOTHING, tile_colours
 from nerfxl.prepare import RunScene
 from nerfxl.rays import Box, Segment, Still
-from nerfxl.spec import SceneSpec
-from nerfxl.stills import Picture, normals, surface, tile_index
+from nerfxl.scene.spec import SceneSpec
 from nerfxl.world import WorldTransform
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nerfxl.ranks import Ranks, Traffic
+from nerfxl.processes.ranks import Ranks, Traffic
 from nerfxl.rays import Batch, Rays
 from nerfxl.tally import Seen, Tally, exchanged
 

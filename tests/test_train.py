@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nerfxl import commands, learner, losses, saver
-from nerfxl.checkpoint import latest
+from nerfxl import commands, learner, losses
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
@@ -25,7 +24,9 @@ from nerfxl.model import Model
 from nerfxl.progress import Speaker
 from nerfxl.render import Cast
 from nerfxl.runs import RunFolder, Status, write_atomic
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
+from nerfxl.storage import saver
+from nerfxl.storage.checkpoint import latest
 from nerfxl.tally import Seen
 
 WriteScene = Callable[..., Path]

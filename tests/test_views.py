@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nerfxl import commands
 from nerfxl.captures import read_capture
-from nerfxl.checkpoint import latest
 from nerfxl.crew import Launching
 from nerfxl.disturb import disturbed
 from nerfxl.prepare import read_back
@@ -27,7 +26,8 @@ from nerfxl.progress import Speaker
 from nerfxl.randomness import generator
 from nerfxl.rays import Rays
 from nerfxl.runs import RunFolder
-from nerfxl.spec_training import AppearanceSpec, CamerasSpec, DisturbSpec
+from nerfxl.scene.training import AppearanceSpec, CamerasSpec, DisturbSpec
+from nerfxl.storage.checkpoint import latest
 from nerfxl.views import Views, penalise
 
 WriteScene = Callable[..., Path]

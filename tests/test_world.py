@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nerfxl.cameras import Camera, look_at
 from nerfxl.captures import read_capture
 from nerfxl.errors import UserError
-from nerfxl.paths import orbit
+from nerfxl.filming.paths import orbit
 from nerfxl.rays import Box
 from nerfxl.world import Bounds, WorldTransform, estimate_bounds, orientation
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from nerfxl import places
 from nerfxl.cli import fitting, handing, looking, telling  # in the order of the help
 from nerfxl.cli.options import app
 from nerfxl.errors import UserError
+from nerfxl.processes import places
 from nerfxl.version import __version__
 
 __all__ = ["app", "fitting", "handing", "looking", "main", "telling"]
@@ -32,7 +32,7 @@ def main() -> None:
 
     Exit codes: 2 for what the user can mend, 1 for a process that died, 130 after Ctrl-C.
     """
-    from nerfxl.launch import RankFailedError
+    from nerfxl.processes.launch import RankFailedError
 
     # A sentence that names a lost rank is worth more than torch's backtraces of its sockets.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -98,8 +98,8 @@ def render(
     Stopped, it goes on where it was. Example: nerfxl render --path orbit --frames 90 --video
     """
     from nerfxl import commands
+    from nerfxl.filming.shooting import Wish
     from nerfxl.progress import Speaker
-    from nerfxl.shooting import Wish
 
     if fps is not None and not video:
         raise UserError("--fps is of a film: ask for one with --video.")

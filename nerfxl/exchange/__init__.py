@@ -7,7 +7,7 @@ from nerfxl.exchange.gather import Gather, GatherRoute
 from nerfxl.exchange.owner import Owner
 from nerfxl.exchange.replicated import Replicated
 from nerfxl.exchange.samples import Samples
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 
 __all__ = [
     "Exchange",

@@ -13,7 +13,7 @@ from nerfxl_kernels.segment import segment
 from torch import Tensor
 
 from nerfxl.errors import UserError
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Crossings
 
 

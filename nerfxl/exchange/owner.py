@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nerfxl.exchange.exchange import Exchange, Route
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Crossings
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera
 from nerfxl.errors import UserError
+from nerfxl.filming.stills import Picture, normals, surface
 from nerfxl.opened import Opened
 from nerfxl.pictures import to_uint8
 from nerfxl.prepare import Shot
 from nerfxl.rays import Box
-from nerfxl.stills import Picture, normals, surface
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nerfxl import history
-from nerfxl.grammar import Setting, settings
 from nerfxl.report.facts import Facts, Scores
 from nerfxl.report.markup import Html, breakable, tag
+from nerfxl.scene.grammar import Setting, settings
 
 MOST_RANKS = 64  # whose memory is shown
 UNKNOWN = "\u2013"

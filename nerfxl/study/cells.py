@@ -10,7 +10,7 @@ from nerfxl import commands
 from nerfxl.crew import Launching
 from nerfxl.progress import Speaker
 from nerfxl.runs import RunFolder
-from nerfxl.scene_file import Scene, choose_candidate, load_scene
+from nerfxl.scene.file import Scene, choose_candidate, load_scene
 from nerfxl.study.book import Entry
 from nerfxl.worker import saved_step
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nerfxl import places
-from nerfxl.cluster import cores, device_kind, limited_to
 from nerfxl.crew import units_of
 from nerfxl.errors import UserError
-from nerfxl.launch import RankFailedError
+from nerfxl.processes import places
+from nerfxl.processes.cluster import cores, device_kind, limited_to
+from nerfxl.processes.launch import RankFailedError
 from nerfxl.progress import Speaker, spoken
 from nerfxl.provenance import session
 from nerfxl.runs import RunFolder, make_folder
-from nerfxl.scene_file import Device, load_scene
+from nerfxl.scene.file import Device, load_scene
 from nerfxl.study import cells, plots, report
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.grid import (

@@ -10,9 +10,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from nerfxl.checkpoint import Origin, latest, read
 from nerfxl.prepare import read_back
 from nerfxl.runs import RunFolder
+from nerfxl.storage.checkpoint import Origin, latest, read
 from nerfxl.views import corrected, rotation
 
 Array = NDArray[np.float64]

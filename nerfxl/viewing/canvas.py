@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nerfxl.cameras import Camera
+from nerfxl.filming.stills import Picture
 from nerfxl.opened import Opened
-from nerfxl.stills import Picture
 from nerfxl.viewing.desk import AT_ONCE, IN_TURN
 from nerfxl.viewing.pace import Pace, sizes
 from nerfxl.viewing.sight import Array, Sight, Task

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 
-from nerfxl.checkpoint import Origin, latest, step_of
 from nerfxl.errors import UserError
 from nerfxl.opened import Opened
 from nerfxl.prepare import RunScene
 from nerfxl.progress import spoken
 from nerfxl.runs import RunFolder, Status
+from nerfxl.storage.checkpoint import Origin, latest, step_of
 from nerfxl.viewing.canvas import Easel
 from nerfxl.viewing.desk import AT_ONCE
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from nerfxl.paths import CameraPath
+from nerfxl.filming.paths import CameraPath
 from nerfxl.viewing import track
 from nerfxl.viewing.controls import guarded, notify, put, when_pressed, when_set
 from nerfxl.viewing.visitor import Visitor

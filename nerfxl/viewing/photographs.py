@@ -12,12 +12,12 @@ from PIL import Image
 from nerfxl.captures import View, load_image
 from nerfxl.errors import UserError
 from nerfxl.field import background_colour
+from nerfxl.filming.stills import Picture
 from nerfxl.metrics import psnr
 from nerfxl.pictures import Bytes, error_map, to_uint8
 from nerfxl.pixels import opaque
 from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.runs import RunFolder
-from nerfxl.stills import Picture
 from nerfxl.viewing.canvas import Easel
 from nerfxl.viewing.desk import AT_LEISURE, IN_TURN
 from nerfxl.viewing.sight import Task

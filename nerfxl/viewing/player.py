@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from nerfxl.paths import CameraPath, Keyframe
+from nerfxl.filming.paths import CameraPath, Keyframe
 from nerfxl.viewing.desk import AT_ONCE
 
 TICK_SECONDS = 0.1  # between two moves of the camera

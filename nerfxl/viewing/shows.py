@@ -8,10 +8,10 @@ from math import floor, log10
 
 import numpy as np
 
-from nerfxl.displays import FULL_SPREAD, Kind, display
+from nerfxl.filming.displays import FULL_SPREAD, Kind, display
+from nerfxl.filming.stills import SEEN
 from nerfxl.pictures import DEPTH_RAMP, ERROR_RAMP, Bytes, Colour, depth_range, tile_colours
 from nerfxl.prepare import RunScene
-from nerfxl.stills import SEEN
 from nerfxl.viewing.canvas import Frame
 
 NAMES: dict[str, Kind] = {

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera, vertical_fov
-from nerfxl.stills import SEEN, Picture
+from nerfxl.filming.stills import SEEN, Picture
 from nerfxl.world import WorldTransform
 
 ROOM = 10.0  # units of the browser's room in a scene unit: its keys walk 2 of them a second

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from nerfxl.filming.paths import CameraPath
 from nerfxl.opened import Opened
-from nerfxl.paths import CameraPath
 from nerfxl.pictures import Bytes
 from nerfxl.prepare import Shot, read_back
 from nerfxl.runs import RunFolder

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nerfxl.errors import UserError
-from nerfxl.paths import Array, CameraPath, Keyframe
+from nerfxl.filming.paths import Array, CameraPath, Keyframe
 from nerfxl.runs import make_folder, write_atomic
 
 EMPTY = CameraPath(())

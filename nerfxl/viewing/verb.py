@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerfxl.cluster import LAUNCHER, device_kind, die_with_parent
 from nerfxl.errors import UserError
 from nerfxl.opened import open_run
+from nerfxl.processes.cluster import LAUNCHER, device_kind, die_with_parent
 from nerfxl.runs import RunFolder
 from nerfxl.viewing.extra import check_extra
 from nerfxl.viewing.studio import Studio

@@ -10,7 +10,7 @@ import numpy as np
 import viser
 import viser.transforms
 
-from nerfxl.paths import Keyframe
+from nerfxl.filming.paths import Keyframe
 from nerfxl.pictures import Bytes
 from nerfxl.prepare import Shot
 from nerfxl.viewing.canvas import Canvas, Frame

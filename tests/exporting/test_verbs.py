@@ -28,7 +28,7 @@ from nerfxl.exporting.surface import Surface, find_surface
 from nerfxl.opened import Opened, open_run
 from nerfxl.prepare import prepare, write
 from nerfxl.runs import RunFolder
-from nerfxl.scene_file import load_scene
+from nerfxl.scene.file import load_scene
 from nerfxl.worker import Job, work
 from tests.conftest import TINY, Here, merged, write_capture
 

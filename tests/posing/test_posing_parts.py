@@ -15,7 +15,7 @@ from PIL import Image
 
 from nerfxl.cameras import look_at
 from nerfxl.captures import read_capture
-from nerfxl.paths import orbit
+from nerfxl.filming.paths import orbit
 from nerfxl.posing import mapping
 from nerfxl.posing.agreement import largest_part, ties_of
 from nerfxl.posing.exif import read_exif

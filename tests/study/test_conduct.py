@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from nerfxl.checkpoint import MANIFEST, SHARED, latest, read_manifest, shard
-from nerfxl.cluster import cores
 from nerfxl.errors import UserError
-from nerfxl.launch import RankFailedError
+from nerfxl.processes.cluster import cores
+from nerfxl.processes.launch import RankFailedError
 from nerfxl.runs import RunFolder
+from nerfxl.storage.checkpoint import MANIFEST, SHARED, latest, read_manifest, shard
 from nerfxl.study import cells, poses
 from nerfxl.study.book import Book, Entry
 from nerfxl.study.seams import views

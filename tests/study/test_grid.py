@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerfxl.errors import UserError
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 from nerfxl.study.grid import (
     BASE,
     MODES,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerfxl.cameras import Camera, look_at
+from nerfxl.filming.paths import CameraPath, Keyframe
+from nerfxl.filming.stills import Picture
 from nerfxl.opened import Opened
-from nerfxl.paths import CameraPath, Keyframe
-from nerfxl.stills import Picture
 from nerfxl.viewing import canvas
 from nerfxl.viewing.canvas import Canvas, Easel, Frame
 from nerfxl.viewing.desk import AT_LEISURE, AT_ONCE, IN_TURN, Desk

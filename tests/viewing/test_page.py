@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from nerfxl.filming.paths import CameraPath
 from nerfxl.opened import Opened, open_run
-from nerfxl.paths import CameraPath
 from nerfxl.viewing.sight import Sight, window_onto
 from tests.conftest import Here, Spawn, Spawned, WriteScene, listening
 from tests.report import browser

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nerfxl.cameras import look_at
 from nerfxl.errors import UserError
-from nerfxl.paths import CameraPath
+from nerfxl.filming.paths import CameraPath
 from nerfxl.viewing import track
 
 

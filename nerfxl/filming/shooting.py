@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera, pinhole, vertical_fov
-from nerfxl.displays import KINDS
 from nerfxl.errors import UserError
-from nerfxl.paths import CameraPath, flythrough, interpolated, orbit, spiral
+from nerfxl.filming.displays import KINDS
+from nerfxl.filming.paths import CameraPath, flythrough, interpolated, orbit, spiral
 from nerfxl.pictures import MAP, file_name
 from nerfxl.prepare import RunScene, Shot
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from nerfxl.spec_forms import Auto, ByForm, Milestones, OffOn, Strict
+from nerfxl.scene.forms import Auto, ByForm, Milestones, OffOn, Strict
 
 
 class ScheduleSpec(Strict):

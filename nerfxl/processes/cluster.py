@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
-from nerfxl import places, rendezvous
 from nerfxl.errors import UserError
-from nerfxl.places import Place
-from nerfxl.ranks import PeerLostError, Ranks
+from nerfxl.processes import places, rendezvous
+from nerfxl.processes.places import Place
+from nerfxl.processes.ranks import PeerLostError, Ranks
 
 LAUNCHER = "NERFXL_LAUNCHER"  # process id of the launcher, so that a late worker sees it is gone
 

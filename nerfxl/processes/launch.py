@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from nerfxl.errors import UserError
-from nerfxl.nodes import Team
+from nerfxl.processes.nodes import Team
 
 # Started for every rank: `python -m module argument`. It leaves by os._exit, even if there is no
 # memory left to say why: a process group that an error left behind has threads, which now and then
@@ -160,7 +160,7 @@ def cause(endings: Sequence[Ending]) -> Ending:
     """Choose the rank that failed of its own accord.
 
     When one rank dies, its peers soon fail too: they lose a connection (EX_UNAVAILABLE, see
-    `nerfxl.cluster`), or the launcher ends them. That one is the cause only if others waited for
+    `processes.cluster`), or the launcher ends them. That one is the cause only if others waited for
     it in vain.
     """
     forsaken = any(ending.exit_code == os.EX_UNAVAILABLE for ending in endings)

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from nerfxl.runs import write_atomic
-from nerfxl.spec import ProfilesSpec, SceneSpec
-from nerfxl.spec_forms import Says
+from nerfxl.scene.forms import Says
+from nerfxl.scene.spec import ProfilesSpec, SceneSpec
 
 _BOUNDS = ("ge", "gt", "le", "lt")
-SCENES = Path(__file__).resolve().parent.parent / "scenes"
+SCENES = Path(__file__).resolve().parents[2] / "scenes"
 
 
 def expected(path: tuple[str | int, ...]) -> str:
@@ -155,7 +155,7 @@ def schema() -> str:
 _INTRODUCTION = """\
 # Scene files
 
-<!-- Written by `python -m nerfxl.grammar` from nerfxl/spec.py: edit that, then run it again. -->
+<!-- Written by `nox -s schema` from nerfxl/scene/spec.py: edit that, then run it again. -->
 
 A scene file says everything about a run. It is YAML 1.2; the shortest one is
 

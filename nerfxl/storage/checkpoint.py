@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nerfxl.errors import UserError
 from nerfxl.partition import Plan
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import RunFolder
 
 FORMAT = "nerfxl-checkpoint"

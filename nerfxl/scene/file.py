@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from nerfxl.errors import UserError
 from nerfxl.runs import write_atomic
-from nerfxl.scene_errors import Place, Places, sentences
-from nerfxl.spec import Candidate, SceneSpec
-from nerfxl.spec_forms import VARIABLE
-from nerfxl.yaml_tree import Tree, read_tree, written
+from nerfxl.scene.errors import Place, Places, sentences
+from nerfxl.scene.forms import VARIABLE
+from nerfxl.scene.spec import Candidate, SceneSpec
+from nerfxl.scene.yaml_tree import Tree, read_tree, written
 
 Device = Literal["cpu", "cuda"]
 

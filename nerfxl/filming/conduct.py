@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from nerfxl.displays import KINDS, display
 from nerfxl.ensemble import Ensemble
-from nerfxl.film import write_film
+from nerfxl.filming.displays import KINDS, display
+from nerfxl.filming.film import write_film
+from nerfxl.filming.shooting import SHOOTING, Frame, Shooting
+from nerfxl.filming.stills import Picture, depth_steps, picture, turns
 from nerfxl.pictures import DEPTHS, MAP, depth_range, file_name, save_depth, save_image
 from nerfxl.prepare import RunScene
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import make_folder, write_atomic
-from nerfxl.shooting import SHOOTING, Frame, Shooting
-from nerfxl.stills import Picture, depth_steps, picture, turns
 
 RENDERED = "rendered.json"  # of which rendering the pictures in the folder are
 LOOKS, LOOK_WIDTH = 12, 48  # small pictures, from which the range of a film's depths is taken

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nerfxl.checkpoint import (
+from nerfxl.errors import UserError
+from nerfxl.processes.ranks import Ranks
+from nerfxl.runs import sync_folder, write_atomic
+from nerfxl.storage.checkpoint import (
     LATEST,
     MANIFEST,
     SHARED,
@@ -27,9 +30,6 @@ from nerfxl.checkpoint import (
     shard,
     step_of,
 )
-from nerfxl.errors import UserError
-from nerfxl.ranks import Ranks
-from nerfxl.runs import sync_folder, write_atomic
 
 POLL_SECONDS = 0.5  # between the questions whether all have written; far below any timeout
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nerfxl.errors import UserError
 from nerfxl.field import Tile
 from nerfxl.rays import Box
-from nerfxl.spec import FieldSpec, SamplingSpec
+from nerfxl.scene.spec import FieldSpec, SamplingSpec
 
 TABLE = "table"  # name of the tensor that pages in: nearly all that a tile holds
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera
+from nerfxl.filming.stills import SEEN, Picture, normals, tile_index
 from nerfxl.pictures import ERROR_RAMP, NOTHING, Bytes, colourise, ramp, tile_colours, to_uint8
 from nerfxl.prepare import RunScene
-from nerfxl.stills import SEEN, Picture, normals, tile_index
 
 Kind = Literal["colour", "depth", "opacity", "normals", "tiles", "spread"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

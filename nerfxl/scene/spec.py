@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from nerfxl.spec_forms import (
+from nerfxl.scene.forms import (
     Auto,
     ByForm,
     Colour,
@@ -23,7 +23,7 @@ from nerfxl.spec_forms import (
     form_of,
     refusal,
 )
-from nerfxl.spec_training import AppearanceSpec, CamerasSpec, TrainSpec
+from nerfxl.scene.training import AppearanceSpec, CamerasSpec, TrainSpec
 
 
 class Candidate(Strict):

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nerfxl import rendezvous
 from nerfxl.errors import UserError
-from nerfxl.rendezvous import StoreLostError, answer
+from nerfxl.processes import rendezvous
+from nerfxl.processes.rendezvous import StoreLostError, answer
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

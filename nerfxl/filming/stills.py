@@ -15,9 +15,9 @@ from nerfxl.cameras import Camera
 from nerfxl.ensemble import Ensemble
 from nerfxl.pixels import camera_rays
 from nerfxl.prepare import RunScene
-from nerfxl.ranks import Ranks
+from nerfxl.processes.ranks import Ranks
 from nerfxl.rays import Batch, Still
-from nerfxl.spec import SceneSpec
+from nerfxl.scene.spec import SceneSpec
 from nerfxl.views import corrected
 
 CHUNK = 4096  # rays rendered at once, at most

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nerfxl.grammar import all_keys, expected, keys_at
-from nerfxl.spec import ProfileSpec
-from nerfxl.spec_forms import kind_of
-from nerfxl.yaml_tree import Path, scalar
+from nerfxl.scene.forms import kind_of
+from nerfxl.scene.grammar import all_keys, expected, keys_at
+from nerfxl.scene.spec import ProfileSpec
+from nerfxl.scene.yaml_tree import Path, scalar
 
 MAX_SENTENCES = 30
 
