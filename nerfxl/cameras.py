@@ -193,7 +193,7 @@ class Camera:
         return np.asarray(rays, dtype=np.float64)
 
     def _by_pycolmap(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-        import pycolmap  # heavy, and needed by cameras with distortion alone
+        from nerfxl.colmap import pycolmap  # heavy, and needed by cameras with distortion alone
 
         camera = pycolmap.Camera(
             model=self.model, width=self.width, height=self.height, params=list(self.params)

@@ -376,7 +376,7 @@ def recording(run: RunFolder) -> Iterator[RunFolder]:
     """
     run.update(state="running")
     try:
-        with _leaving_on_sigterm():
+        with leaving_on_sigterm():
             yield run
     except BaseException as error:
         with suppress(UserError):  # no room for status.json either: the error itself matters more
@@ -386,7 +386,7 @@ def recording(run: RunFolder) -> Iterator[RunFolder]:
 
 
 @contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
+def leaving_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, which unlike the kernel's way leaves time for a last word."""
     if threading.current_thread() is not threading.main_thread():
         yield

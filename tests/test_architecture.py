@@ -40,6 +40,7 @@ ROWS = {
     "a run, and how far it is": "runs progress",
     "the processes of a run; files of ours": "processes documents",
     "words that all use": "errors rays cameras metrics history randomness version",
+    "a library, kept quiet": "colmap",
 }
 LAYERS = {
     module: height for height, row in enumerate(reversed(ROWS.values())) for module in row.split()
@@ -159,9 +160,12 @@ def test_operations_are_used_by_their_face() -> None:
 @pytest.mark.parametrize("module", ["field", "render", "partition", "losses", "optimiser"])
 def test_the_mathematics_knows_nothing_of_ranks(module: str) -> None:
     names = set(imported(parsed(PACKAGES["nerfxl"] / f"{module}.py")))
-    assert not {
-        name for name in names if name.startswith(("torch.distributed", "nerfxl.processes"))
-    }
+    assert not {one for one in names if one.startswith(("torch.distributed", "nerfxl.processes"))}
+
+
+def test_pycolmap_is_kept_from_signals() -> None:
+    found = [name for name, path in sources("nerfxl") if "pycolmap" in imported(parsed(path))]
+    assert found == ["colmap"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -30,9 +30,8 @@ LESS = {  # words at the end count: the same with less to do
     r"nerfxl fit": "--steps 200 --set capture.downscale=8 --set train.checkpoint_every=100",
     r"nerfxl resume": "--set train.steps=210",
     r"nerfxl render .*--path": "--size 48x36 --frames 3",
-    r"nerfxl render .*--split": "--size 48x36",
     r"nerfxl export points": "--points 1000 --min-opacity 0.5 --max-spread 9 --overwrite",
-    r"nerfxl export mesh": "--resolution 32 --keep-hidden --overwrite",
+    r"nerfxl export mesh": "--resolution 32 --keep-hidden --smallest 0 --overwrite",
     r"nerfxl export cameras": "--overwrite",
     r"nerfxl plan .*--balance": "--set capture.downscale=8",
     r"nerfxl study": "--steps 10 --set capture.downscale=8 --set capture.split.every=36",
@@ -84,8 +83,8 @@ def ask(command: str, desk: Path) -> None:
         for line in process.stdout:
             said.append(line)
             if STAYS.search(command) and re.search(r"https?://\S+:\d+", line):
-                os.killpg(process.pid, signal.SIGINT)
-    allowed = (0, 130, -signal.SIGINT) if STAYS.search(command) else (0,)
+                os.killpg(process.pid, signal.SIGTERM)
+    allowed = (143, -signal.SIGTERM) if STAYS.search(command) else (0,)
     assert process.returncode in allowed, f"{command} {less}\n{''.join(said)}"
 
 

@@ -189,7 +189,7 @@ def _lens(shot: Shot) -> dict[str, Any]:
 
 def _model(rig: Rig) -> dict[str, bytes]:
     """The files of a COLMAP model by their names."""
-    import pycolmap  # heavy
+    from nerfxl.colmap import pycolmap  # heavy
 
     model = pycolmap.Reconstruction()
     numbers: dict[Camera, int] = {}

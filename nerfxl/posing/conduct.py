@@ -43,7 +43,6 @@ def pose(ask: Ask, say: Speaker) -> dict[str, Any]:
     """
     if ask.camera not in matching.MODELS:
         raise UserError(f"--camera {ask.camera}: it is not one of {', '.join(matching.MODELS)}.")
-    _be_quiet()
     source = _source(ask)
     with opened(ask.out, ask.settings, source.digest) as journal:
         try:
@@ -220,10 +219,3 @@ def _source(ask: Ask) -> Source:
         files, total = None, digest([photos], photos.parent)
     words = total.encode() + (table.read_bytes() if table else b"")
     return Source(photos, files, table, hashlib.sha256(words).hexdigest())
-
-
-def _be_quiet() -> None:
-    """Keep pycolmap's log, which is for its developers, from between the lines."""
-    import pycolmap
-
-    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value

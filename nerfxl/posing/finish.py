@@ -37,7 +37,7 @@ class Posed:
 
 def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
     """Write the capture, report.json last."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     best, out = posed.attempts[0], ask.out
     model = pycolmap.Reconstruction(journal.folder / "mapping" / best.settings)
@@ -105,7 +105,7 @@ def settled_focal(
 def _report(
     ask: Ask, journal: Journal, posed: Posed, model: Any, lost: Mapping[str, str]
 ) -> dict[str, Any]:
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     best = posed.attempts[0]
     database = journal.folder / "database.db"

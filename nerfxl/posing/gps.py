@@ -80,7 +80,7 @@ def origin_of(places: Sequence[Place]) -> tuple[float, float, float | None]:
 
 def metres(places: Sequence[Place], origin: Place) -> Array:
     """Turn places into metres east, north and up of an origin: [N, 3]; up NaN where unknown."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     base = origin[2] or 0.0
     degrees = [[place[0], place[1], base if place[2] is None else place[2]] for place in places]

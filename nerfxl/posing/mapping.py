@@ -87,7 +87,7 @@ def attempted(
     lengths meanwhile. Otherwise they are refined even where they are known: distortion is not known
     at first, and focal lengths that give way to it let more photographs in.
     """
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     options = _options(settings, workers, seed)
     part = fresh(folder / f"{settings}.part")
@@ -121,7 +121,7 @@ def attempted(
 
 
 def _options(settings: Settings, workers: int, seed: int) -> Any:
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads = workers
@@ -154,7 +154,7 @@ def focal_deviation(model: Any) -> float | None:
     The camera is the one of most photographs; None where the deviation cannot be computed. It is
     what errors of the features alone leave open: errors of the model come on top, and are larger.
     """
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     config = pycolmap.BundleAdjustmentConfig()
     by_name = sorted(model.reg_image_ids(), key=lambda number: model.image(number).name)
@@ -234,7 +234,7 @@ def adjusted_to(model: Any, lenses: Sequence[Lens]) -> None:
 
 def _adjust(model: Any, held: bool) -> None:
     """Adjust poses, points and distortion, and focal lengths unless they are held, in place."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     config = pycolmap.BundleAdjustmentConfig()
     for number in model.reg_image_ids():
@@ -246,7 +246,7 @@ def _adjust(model: Any, held: bool) -> None:
 
 
 def _adjustment(held: bool) -> Any:
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     options = pycolmap.BundleAdjustmentOptions()
     options.refine_focal_length = not held

@@ -99,7 +99,7 @@ def check_room(folder: Path, photographs: int) -> None:
 
 def begin(path: Path, found: Sequence[Lens], model: str) -> None:
     """Write a database of all photographs, with a camera a lens; whole or not at all."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     part = path.with_suffix(".part")
     for file in (part, path, *path.parent.glob(f"{path.name}-*"), *path.parent.glob("*.part-*")):
@@ -163,7 +163,7 @@ def keypoints(path: Path) -> dict[str, int]:
 
 def extract(path: Path, images: Path, max_size: int, threads: int, tick: Tick) -> None:
     """Find features in those photographs that have none yet, at `max_size` pixels at most."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     options = pycolmap.FeatureExtractionOptions()
     options.max_image_size = max_size
@@ -185,7 +185,7 @@ def extract(path: Path, images: Path, max_size: int, threads: int, tick: Tick) -
 
 def inliers(path: Path) -> dict[tuple[str, str], int]:
     """Return how many matches of each pair that was compared agree with one geometry."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     with _opened(path) as database:
         names = {image.image_id: image.name for image in database.read_all_images()}
@@ -206,7 +206,7 @@ class Seen:
 
 def verified(path: Path, names: Collection[str]) -> list[Seen]:
     """Return the matches, of one geometry, of all pairs of the photographs named."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     with _opened(path) as database:
         pixels = {
@@ -232,7 +232,7 @@ def match(
     path: Path, pairs: Sequence[tuple[str, str]], threads: int, seed: int, tick: Tick
 ) -> None:
     """Compare those pairs of photographs, by name, that were not compared yet."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     options = pycolmap.FeatureMatchingOptions()
     options.num_threads = threads
@@ -278,7 +278,7 @@ def drop_weak(path: Path, pairs: Sequence[tuple[str, str]]) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     try:
         database = pycolmap.Database.open(path)

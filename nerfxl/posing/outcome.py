@@ -93,7 +93,7 @@ def points_of(model: Any) -> NDArray[np.float64]:
 
 def placed(model: Any, transform: WorldTransform) -> None:
     """Move a model into the world, in place."""
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     turned = np.column_stack([transform.scale * transform.rotation, transform.translation])
     model.transform(pycolmap.Sim3d(turned))

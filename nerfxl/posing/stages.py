@@ -59,7 +59,7 @@ def interruptible(call: Callable[[Any], Result]) -> Result:
 
     token: pycolmap's, which every long function of pycolmap takes; an interruption cancels it.
     """
-    import pycolmap
+    from nerfxl.colmap import pycolmap
 
     token = pycolmap.CancellationToken()
     with ThreadPoolExecutor(1) as pool:

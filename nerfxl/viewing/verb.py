@@ -15,7 +15,7 @@ from pathlib import Path
 from nerfxl.errors import UserError
 from nerfxl.opened import open_run
 from nerfxl.processes.cluster import LAUNCHER, device_kind, die_with_parent
-from nerfxl.runs import RunFolder
+from nerfxl.runs import RunFolder, leaving_on_sigterm
 from nerfxl.viewing.extra import check_extra
 from nerfxl.viewing.studio import Studio
 
@@ -66,9 +66,11 @@ def view(
             say("warning    whoever can reach this port can look: there is no password")
         if place.browser:
             webbrowser.open(url)
-        with suppress(KeyboardInterrupt):  # which is how it ends
-            studio.desk.run()
-    say("viewer     ended")
+        try:
+            with leaving_on_sigterm(), suppress(KeyboardInterrupt):  # which is how it ends
+                studio.desk.run()
+        finally:
+            say("viewer     ended")
 
 
 def free_port(host: str, port: int) -> int:

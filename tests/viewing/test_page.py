@@ -188,6 +188,17 @@ def check_path(page: Page, run: Path, opened: Opened, until: Until) -> None:
     page.get_by_text("cannot name a path").wait_for()
 
 
+def test_a_viewer_that_is_asked_to_end_says_no_more_than_that(
+    run_of_cube: Path, spawn: Spawn, until: Until
+) -> None:
+    viewer = spawn("view", run_of_cube, "--port", "0")
+    url_of(viewer, until)
+    viewer.process.terminate()
+    assert viewer.ended(30) == 143
+    assert viewer.out.read_text().endswith("viewer     ended\n")
+    assert viewer.err.read_text() == ""
+
+
 def test_fit_shows_its_run_until_ctrl_c(
     scene_file: WriteScene, tmp_path: Path, spawn: Spawn, until: Until
 ) -> None:

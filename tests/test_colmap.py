@@ -1,0 +1,25 @@
+"""A library that would handle signals in its own way does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PROGRAM = """
+import os, signal, threading, time
+signal.signal(signal.SIGTERM, lambda *_: print("a last checkpoint", flush=True))
+from nerfxl.cameras import Camera
+camera = Camera("SIMPLE_RADIAL", 8, 6, (7.0, 4.0, 3.0, 0.05))
+thread = threading.Thread(target=camera.directions)
+thread.start()
+thread.join()
+assert "pycolmap" in __import__("sys").modules
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+"""
+
+
+def test_who_is_asked_to_stop_still_hears_it() -> None:
+    """Also where a thread is the first to need it: Python sets handlers in its main thread only."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a last checkpoint\n", "")
