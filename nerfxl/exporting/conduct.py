@@ -116,7 +116,7 @@ def export_mesh(wish: Wish, asked: MeshWish, say: Speaker) -> dict[str, Any]:
     large = mesh.large_faces(surface, asked.smallest * max(box.size) / world.scale)
     say(f"pieces     {large.sum():,} of {len(large):,} faces are of large ones")
     surface = surface.only(large)
-    mesh.check_surface(surface, level)
+    mesh.check_surface(surface, level, cell, asked.keep_hidden and not asked.smallest)
     shape = mesh.coloured(surface, opened)
     files.store(shape, path)
     found = _told(opened, "mesh", path, shape, start, say)

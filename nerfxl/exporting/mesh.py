@@ -45,8 +45,12 @@ def check_density(opened: Opened) -> None:
     opened.query(torch.zeros(1, 3, dtype=torch.float64))
 
 
-def check_surface(surface: Surface, level: float) -> None:
+def check_surface(surface: Surface, level: float, cell: float, all_kept: bool) -> None:
     """See that something is left to be written.
+
+    Parameters
+    ----------
+    cell: its edge, source units. all_kept: whether neither what is hidden nor small was left out.
 
     Raises
     ------
@@ -54,8 +58,11 @@ def check_surface(surface: Surface, level: float) -> None:
     """
     if not len(surface.faces):
         raise UserError(
-            f"no surface is left: inside the box density does not pass {level:.4g} per unit where "
-            "training views see it, or in small pieces only; give another --level, or "
+            f"no surface: density passes {level:.4g} per unit at no corner of a cell, {cell:.4g} "
+            "wide; give a lower --level, or a finer --resolution."
+            if all_kept
+            else f"no surface is left: inside the box density does not pass {level:.4g} per unit "
+            "where training views see it, or in small pieces only; give another --level, or "
             "--keep-hidden, or --smallest 0."
         )
 

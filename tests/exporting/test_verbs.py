@@ -256,6 +256,10 @@ def test_cameras_are_those_of_the_files_where_images_were_made_smaller(
         ("mesh RUN --to OUT.ply --resolution 9999999", "ask for 1 to"),
         ("points RUN --to OUT.ply --max-spread 1e-9", "none ends inside the box"),
         ("mesh RUN --to OUT.ply --level 1e9 --resolution 9", "no surface is left"),
+        (
+            "mesh RUN --to OUT.ply --level 1e9 --resolution 9 --keep-hidden --smallest 0",
+            "give a lower --level, or a finer --resolution",
+        ),
         ("cameras --output-dir empty", "empty holds no run"),
         ("points RUN --to OUT.ply --device abacus", "abacus"),
     ],
