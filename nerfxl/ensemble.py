@@ -12,7 +12,7 @@ from torch import Tensor
 from nerfxl.blend import InPicture, InSpace, Painter
 from nerfxl.exchange import Replicated, deal
 from nerfxl.field import Tile
-from nerfxl.model import Model
+from nerfxl.model import Model, parameter_counts
 from nerfxl.partition import Plan, plan
 from nerfxl.plan_report import available_memory
 from nerfxl.prepare import RunScene
@@ -61,10 +61,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The members at hand, and who makes pictures of all of them together."""
+    """The members at hand, and what makes pictures of all of them; `ranks` make each together."""
 
     members: list[Member]
     painter: Painter
+    ranks: Ranks
     pager: Pager | None = None
 
     @property
@@ -94,8 +95,7 @@ def restore(
     ------
     UserError: none is whole.
     """
-    room = FREE_SHARE * available_memory(ranks.device) / sharing
-    pager = Pager(room if memory is None else memory * 2**30, ranks.device)
+    pager = Pager(_room(ranks.device, memory, sharing), ranks.device)
     ensemble = assemble(scene, ranks, pager)
     origin = Origin.of(run, scene.spec.name, scene.plan)
 
@@ -106,6 +106,30 @@ def restore(
     ensemble.load(found)
     settle(ensemble, scene)
     return ensemble, found
+
+
+def restore_for_pictures(
+    run: RunFolder, scene: RunScene, ranks: Ranks, memory: float | None, sharing: int
+) -> tuple[Ensemble, Checkpoint]:
+    """`restore`, with all tiles on every rank if there is room; a collective.
+
+    Ranks then make pictures of their own, and nobody waits: what a camera sees lies in few tiles,
+    and few ranks have work where tiles are shared out. The pictures are the same.
+    """
+    numbers = sum(parameter_counts(scene.spec)) * len(scene.plan)
+    if not ranks.any(4 * numbers > _room(ranks.device, memory, sharing)):
+        alone = Ranks(device=ranks.device, threads=ranks.threads)
+        made = restore(run, scene, alone, memory, sharing)
+        if len(set(ranks.gather_json(made[1].step))) == 1:
+            return made  # else a newer one was written meanwhile: they settle on one
+    return restore(run, scene, ranks, memory, sharing)
+
+
+def _room(device: torch.device, memory: float | None, sharing: int) -> float:
+    """Bytes for hash tables; see `restore`."""
+    if memory is not None:
+        return memory * 2**30
+    return FREE_SHARE * available_memory(device) / sharing
 
 
 def settle(ensemble: Ensemble, scene: RunScene) -> None:
@@ -123,7 +147,7 @@ def assemble(scene: RunScene, ranks: Ranks, pager: Pager | None = None) -> Ensem
         ddp = Replicated(ranks, len(scene.plan)) if spec.train.mode == "ddp" else None
         whole = (spec, scene.plan, scene.near, ranks)
         model = Model(*whole, views=views, exchange=ddp, kind=kind)
-        return Ensemble([Member(model, model.exchange.own)], model.renderer, pager)
+        return Ensemble([Member(model, model.exchange.own)], model.renderer, ranks, pager)
     stood = np.stack([shot.pose[:, 3] for shot in scene.shots if not shot.test])
     found = regions(spec, scene.plan, torch.from_numpy(scene.world.points(stood)))
     in_space = spec.train.mode == "independent-3d"
@@ -145,7 +169,7 @@ def assemble(scene: RunScene, ranks: Ranks, pager: Pager | None = None) -> Ensem
         painter = InSpace(scene.plan, found, tiles, shared, spec.sampling, scene.near, ranks)
     else:
         painter = InPicture(found, [member.model.renderer for member in members], ranks)
-    return Ensemble(members, painter, pager)
+    return Ensemble(members, painter, ranks, pager)
 
 
 def most_ranks(spec: SceneSpec) -> int | None:

@@ -83,7 +83,7 @@ def saved_step(run: RunFolder) -> int | None:
 
 def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
     """Load the newest whole checkpoint and render or score it."""
-    from nerfxl.ensemble import restore
+    from nerfxl.ensemble import restore, restore_for_pictures
     from nerfxl.evaluate import evaluate
     from nerfxl.filming.conduct import render
     from nerfxl.prepare import read_back
@@ -94,7 +94,7 @@ def _from_checkpoint(job: Job, run: RunFolder, ranks: Ranks) -> None:
         evaluate(run, scene, ensemble, ranks, found.step, float(found.meta["train_seconds"]))
         return
     sharing = 1 if ranks.device.type == "cuda" else places.here().local_size
-    ensemble, found = restore(run, scene, ranks, job.memory, sharing)
+    ensemble, found = restore_for_pictures(run, scene, ranks, job.memory, sharing)
     render(run.renders / job.into, scene, ensemble, ranks, found.step)
 
 

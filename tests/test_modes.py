@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nerfxl.crew import processes
-from nerfxl.ensemble import Ensemble, assemble, regions
+from nerfxl.ensemble import Ensemble, assemble, regions, restore_for_pictures
 from nerfxl.errors import UserError
 from nerfxl.exchange import Exchange, Gather, Replicated
 from nerfxl.filming.conduct import render
@@ -286,6 +286,10 @@ def be_one_of_two(folder: Path) -> None:
             fit(first, ranks, resume=True)
             scene, ensemble = loaded(first, ranks)
             render(asked(first, "by-two"), scene, ensemble, ranks, HALF)
+            own, _ = restore_for_pictures(first, scene, ranks, None, 2)
+            less, _ = restore_for_pictures(first, scene, ranks, 0.0, 2)
+            found[f"makers/{case}"] = torch.tensor([own.ranks.size, less.ranks.size])
+            render(asked(first, "by-each"), scene, own, ranks, HALF)
             keep(f"painted/{case}", {"": painted(first, ranks)})
             if case in DDP:
                 keep(f"trained/{case}", trained(second, ranks))
@@ -391,6 +395,15 @@ def test_a_run_goes_on_with_any_number_of_processes(case: str, results: Results)
         for run in (runs.whole, runs.first, runs.second)
     ]
     assert psnr[1:] == [pytest.approx(psnr[0], abs=0.01 if case in DDP else 0)] * 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_with_room_for_all_tiles_each_rank_makes_its_own_pictures(
+    case: str, results: Results
+) -> None:
+    run = results.runs[case].first
+    assert all(found[f"makers/{case}"].tolist() == [1, R] for found in results.found)
+    assert pngs(run.renders / "by-each") == results.runs[case].by_one.views
 
 
 @pytest.mark.parametrize("case", CASES)

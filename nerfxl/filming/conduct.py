@@ -37,9 +37,10 @@ def render(folder: Path, scene: RunScene, ensemble: Ensemble, ranks: Ranks, step
     for turn in turns(len(left), ranks):
         mine: list[tuple[Frame, Picture]] = []
         for index in turn:
-            frame = left[index]
-            made = picture(ensemble, frame.camera, frame.pose, scene, frame.like)
-            if index % ranks.size == ranks.rank:
+            frame, own = left[index], index % ranks.size == ranks.rank
+            if own or ensemble.ranks.size > 1:
+                made = picture(ensemble, frame.camera, frame.pose, scene, frame.like)
+            if own:
                 mine.append((frame, made))
         for frame, made in mine:
             _store(folder, shooting, frame, made, scene, range_)
