@@ -8,6 +8,7 @@ from torch import Tensor
 from nerfxl.rays import Pixels, Truth
 from nerfxl.scene.training import LossSpec
 
+THIN = 1e-6  # optical depth below which rays are passed over: they met no sample
 CERTAIN = 0.01  # in m: errors of depth up to here count by their square, larger ones by their size
 
 
@@ -15,8 +16,8 @@ def loss(pixels: Pixels, truth: Truth, spec: LossSpec, count: int) -> tuple[Tens
     """The part of a batch's loss that these n rays make, and their summed squared error: scalars.
 
     colour + distortion weight * composed distortion (mip-NeRF 360 eq. 15, as NeRF-XL eq. 7 composes
-    it), each the mean over all `count` rays of the batch, + depth and sky, where they are asked
-    for: these are functions of composed Segments, too, and so do not depend on the cut.
+    it), each the mean over all `count` rays of the batch, + depth, sky and solid, where they are
+    asked for: these are functions of composed Segments, too, and so do not depend on the cut.
     """
     colour, squared = pixels.colour, (pixels.colour - truth.colour).square().sum()
     if spec.colour == "smooth_l1":
@@ -28,6 +29,8 @@ def loss(pixels: Pixels, truth: Truth, spec: LossSpec, count: int) -> tuple[Tens
         total = total + spec.depth * depth(pixels, truth.distance) / (spec.depth_rays * count)
     if spec.sky:
         total = total + spec.sky * sky(pixels, truth.sky) / count
+    if spec.solid:
+        total = total + spec.solid * solid(pixels, ~truth.sky) / count
     return total, squared.detach()
 
 
@@ -53,3 +56,13 @@ def sky(pixels: Pixels, seen: Tensor) -> Tensor:
     by the log of densities is tau / (1 + tau), a ray.
     """
     return (torch.log1p(pixels.tau) * seen).sum()
+
+
+def solid(pixels: Pixels, seen: Tensor) -> Tensor:
+    """-log(opacity) of the rays that end at something, [n] bool, summed.
+
+    The likelihood that all their light ends inside. The gradient by the log of densities is
+    -tau / (exp(tau) - 1), a ray: at most 1, and nothing where it is opaque. Without it a field
+    whose background fits the mean colour of the ground may stay half transparent.
+    """
+    return -(torch.log(-torch.expm1(-pixels.tau.clamp(min=THIN))) * seen).sum()

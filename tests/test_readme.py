@@ -89,7 +89,7 @@ def test_a_command_is_understood(
     (tmp_path / "scenes").symlink_to(ROOT / "scenes")
     (tmp_path / "my-scene.yaml").write_text(blocks("yaml")[0])
     (tmp_path / "my-capture").mkdir()
-    write_scene(tmp_path / "my-capture", 4000, 3000)
+    write_scene(tmp_path / "my-capture", 4000, 3000, flight=True)
     (tmp_path / "RUN").mkdir()
     (tmp_path / "RUN" / "scene.yaml").symlink_to(ROOT / "scenes" / "university4.yaml")
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ from nerfxl.crew import Launching
 from nerfxl.ensemble import assemble
 from nerfxl.errors import UserError
 from nerfxl.filming.stills import picture
-from nerfxl.losses import CERTAIN, depth, loss, sky
+from nerfxl.losses import CERTAIN, depth, loss, sky, solid
 from nerfxl.pixels import PixelPool, dealt, set_aside
 from nerfxl.prepare import read_back
 from nerfxl.processes.ranks import Ranks
@@ -337,6 +337,19 @@ def test_sky_by_hand() -> None:
     assert sky(found, ~both).item() == 0
 
 
+def test_solid_by_hand() -> None:
+    """Half transparent: log 2, and a gradient by the log of densities of -log(2) / (2 - 1)."""
+    tau = torch.tensor([np.log(2), 40.0, 0.0], dtype=torch.float64).requires_grad_()
+    found = replace(pixels(), tau=tau)
+    one = solid(found, torch.tensor([True, True, False]))
+    assert one.item() == pytest.approx(np.log(2))
+    (gradient,) = torch.autograd.grad(one, tau)
+    assert (gradient * tau).tolist() == pytest.approx([-np.log(2), 0, 0], abs=1e-12)
+    empty = solid(found, torch.tensor([False, False, True]))  # a ray that met no sample
+    assert np.isfinite(empty.item())
+    assert torch.autograd.grad(empty, tau)[0].tolist() == [0, 0, 0]
+
+
 def test_weights_and_shares_of_depth_and_sky() -> None:
     """Each is a mean over a number of rays that all ranks know: 2 rays, half of them aside."""
     found = replace(pixels(), tau=torch.tensor([0.0, 3.0]), mean=torch.tensor([0.5, 0.9]))
@@ -346,9 +359,13 @@ def test_weights_and_shares_of_depth_and_sky() -> None:
     total, _ = loss(found, truth, spec, 2)
     expected = 3 * (0.4 - CERTAIN / 2) / (0.5 * 2) + 5 * np.log(4) / 2
     assert total.item() == pytest.approx(expected, rel=1e-5)
+    below = Truth(found.colour.detach(), at, torch.tensor([True, False]))
+    spec = LossSpec.model_validate({"distortion": 0, "solid": 7})
+    total, _ = loss(found, below, spec, 2)  # the other ray sees the sky
+    assert total.item() == pytest.approx(-7 * np.log(1 - np.exp(-3)) / 2, rel=1e-5)
 
 
-BOTH = LossSpec.model_validate({"distortion": 0, "depth": 0.7, "sky": 0.4})
+ALL = LossSpec.model_validate({"distortion": 0, "depth": 0.7, "sky": 0.4, "solid": 0.3})
 
 
 def marked(count: int) -> Truth:
@@ -360,7 +377,7 @@ def marked(count: int) -> Truth:
 
 @pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
 @pytest.mark.parametrize("tiles", [1, 4])
-def test_depth_and_sky_of_tiles_are_those_of_all_samples_in_one_row(
+def test_depth_sky_and_solid_of_tiles_are_those_of_all_samples_in_one_row(
     tiles: int, is_open: bool
 ) -> None:
     """The losses and their gradient, of a field that is seen through one tile or four."""
@@ -368,7 +385,8 @@ def test_depth_and_sky_of_tiles_are_those_of_all_samples_in_one_row(
     strength = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     made = Recorder(renderer(cut, lambda place: strength * fog(place), "occupancy", bins=48))
     found, truth = show(made, rays), marked(len(rays))
-    losses = torch.stack([depth(found, truth.distance), sky(found, truth.sky)])
+    above, below = truth.sky, ~truth.sky
+    losses = torch.stack([depth(found, truth.distance), sky(found, above), solid(found, below)])
     (found_gradient,) = torch.autograd.grad(losses.sum(), strength)
 
     at, path = made.sorted_samples(len(rays)), made.casts[0].path
@@ -379,15 +397,16 @@ def test_depth_and_sky_of_tiles_are_those_of_all_samples_in_one_row(
     w = torch.exp(tau - tau.cumsum(1)) * -torch.expm1(-tau)
     whole = tau.sum(1)
     row = replace(found, mean=(w * m).sum(1) + torch.exp(-whole), tau=whole)
-    expected = torch.stack([depth(row, truth.distance), sky(row, truth.sky)])
+    expected = torch.stack([depth(row, truth.distance), sky(row, above), solid(row, below)])
     (gradient,) = torch.autograd.grad(expected.sum(), strength)
     torch.testing.assert_close(losses, expected, rtol=1e-10, atol=0)
     torch.testing.assert_close(found_gradient, gradient, rtol=1e-10, atol=0)
-    assert (losses > 1).all()
+    assert (losses[:2] > 1).all()
+    assert is_open or losses[2] > 0.1  # to infinity, all light ends
 
 
 @pytest.mark.parametrize("tiles", [1, 4])
-def test_gradients_of_depth_and_sky_are_finite_differences(tiles: int) -> None:
+def test_gradients_of_depth_sky_and_solid_are_finite_differences(tiles: int) -> None:
     """Through moment and optical depth, composed over tiles."""
     rays, cut = some_rays(20), cut_in(tiles)
 
@@ -396,7 +415,7 @@ def test_gradients_of_depth_and_sky_are_finite_differences(tiles: int) -> None:
             return 1.5 * torch.nn.functional.softplus(3 * torch.sin(place * wave).sum(-1))
 
         found = show(renderer(cut, density, "occupancy", bins=32), rays)
-        return loss(found, marked(len(rays)), BOTH, len(rays))[0]
+        return loss(found, marked(len(rays)), ALL, len(rays))[0]
 
     wave = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(total, (wave,))
@@ -448,7 +467,7 @@ def test_processes_make_no_difference(
 ) -> None:
     """Each of two loads half the photographs, and draws its share of the sightings."""
     write_skies(write_model(own_capture))
-    losses = {"depth": 0.3, "depth_rays": 0.25, "sky": 0.1}
+    losses = {"depth": 0.3, "depth_rays": 0.25, "sky": 0.1, "solid": 0.1}
     scene = scene_file(folder=own_capture, train={"losses": losses}, exchange="owner")
     alone = fitted(scene, tmp_path / "alone")
     same_tensors(alone, fitted(scene, tmp_path / "shared", ranks=2))

@@ -61,7 +61,7 @@ def finished(ask: Ask, journal: Journal, posed: Posed, tick: Tick) -> Found:
     both = outcome.write_transforms(model, out, found.told)
     write_atomic(out / "georeference.json", json.dumps(found.told, indent=1) + "\n")
     main = posed.lenses[0]
-    scene = outcome.write_scene(out, main.width, main.height)
+    scene = outcome.write_scene(out, main.width, main.height, flight=outcome.is_flight(out))
     report = _report(ask, journal, posed, model, lost)
     report |= {
         "cameras": _cameras(model, posed.lenses, focal),

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nerfxl.captures import read_capture
 from nerfxl.posing.journal import fresh, moved
 from nerfxl.runs import write_atomic
-from nerfxl.world import WorldTransform
+from nerfxl.world import WorldTransform, estimate_bounds
 
 _LOADED = 1600  # pixels of the longer edge at which a fit loads photographs, at most
 _FLAT = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
@@ -26,6 +27,12 @@ _NAMES = {  # of a model's parameters after focal length and centre, as transfor
     "RADIAL_FISHEYE": ("k1", "k2"),
     "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"),
 }
+
+SOLID = """
+train:
+  losses:
+    solid: 0.01         # a flight: every ray ends at something
+"""
 
 SCENE = """\
 # Written by nerfxl pose; all keys are in nerfxl's scenes/README.md.
@@ -44,7 +51,7 @@ bounds:
 
 partition:
   tiles: 4
-
+{solid}
 profiles:
   # For a laptop: small networks and tables, many quick steps of few rays.
   cpu:
@@ -144,12 +151,20 @@ def _intrinsics(camera: Any) -> dict[str, Any]:
     }
 
 
-def write_scene(out: Path, width: int, height: int) -> Path:
+def is_flight(out: Path) -> bool:
+    """Whether all that the posed photographs see is the ground below them."""
+    capture = read_capture(out)
+    found = estimate_bounds(capture.points, capture.poses(), sights=capture.sights())
+    return found.outside == "empty"
+
+
+def write_scene(out: Path, width: int, height: int, *, flight: bool) -> Path:
     """Write the scene file of the capture, unless there is one that may be the user's by now."""
     path = out / "scene.yaml"
     if not path.exists():
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", out.resolve().name).strip("._-")[:64] or "scene"
         downscale = -(-max(width, height) // _LOADED)
-        text = SCENE.format(name=name, downscale=downscale, width=width, height=height)
+        solid = SOLID if flight else ""
+        text = SCENE.format(name=name, downscale=downscale, width=width, height=height, solid=solid)
         write_atomic(path, text)
     return path

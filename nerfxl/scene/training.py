@@ -51,6 +51,13 @@ class LossSpec(Strict):
         description="Weight of the loss of opacity where capture.sky says that the sky is seen; "
         "0 = off.",
     )
+    solid: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="Weight of the loss of transparency, of all rays that see no sky: where they "
+        "end at something in the scene, such as the ground below a flight; 0 = off.",
+    )
 
 
 class TrainSpec(Strict):

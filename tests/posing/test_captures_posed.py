@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 import pytest
 
+from nerfxl.scene.file import load_scene
 from tests.conftest import Spawn, Spawned
 from tests.posing.made import STAND_IN, degrees_apart, poses_of, write_frames
 
@@ -81,6 +82,7 @@ def test_a_flight(tmp_path: Path, spawn: Spawn) -> None:
     found = difference(out / "sparse" / "0", root / "sparse" / "0")
     assert found.position < 0.003 * found.extent
     assert found.rotation < 1.5  # a turn and a step look alike from above, all the same way
+    assert load_scene(out / "scene.yaml", device="cpu").spec.train.losses.solid == 0.01
     planned_and_fitted(out, spawn, tmp_path)
 
 
@@ -107,6 +109,7 @@ def test_a_street(
     found = difference(out / "sparse" / "0", root / "sparse" / "0")
     assert found.position < position * found.extent
     assert found.rotation < rotation
+    assert load_scene(out / "scene.yaml", device="cpu").spec.train.losses.solid == 0
     if options:
         planned_and_fitted(out, spawn, tmp_path)
 

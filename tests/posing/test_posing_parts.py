@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
@@ -15,6 +17,8 @@ from PIL import Image
 
 from nerfxl.cameras import look_at
 from nerfxl.captures import read_capture
+from nerfxl.exporting.geometry import Geometry
+from nerfxl.exporting.ply import ply
 from nerfxl.filming.paths import orbit
 from nerfxl.posing import mapping
 from nerfxl.posing.agreement import largest_part, ties_of
@@ -24,9 +28,11 @@ from nerfxl.posing.georeference import fit_horizontal, georeference
 from nerfxl.posing.gps import Place, located, plane, read_table
 from nerfxl.posing.level import level
 from nerfxl.posing.matching import Lens, Seen, drop_weak, inliers, lenses
+from nerfxl.posing.outcome import is_flight, write_scene
 from nerfxl.posing.pairs import FEW, NEIGHBOURS, choose
 from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import reasons
+from nerfxl.scene.file import load_scene
 
 Array = NDArray[np.float64]
 SEED = 5
@@ -358,3 +364,39 @@ def test_photographs_that_were_taken_out_are_not_in_the_files(tmp_path: Path) ->
     for name in names:
         (tmp_path / "images" / name).touch()
     assert [view.name for view in read_capture(tmp_path).views] == names[2:]
+
+
+def posed_capture(root: Path, poses: NDArray[np.float64]) -> Path:
+    """A capture as posing leaves it: cameras of 90 degrees, points on the ground near (0, 0)."""
+    images = root / "images"
+    images.mkdir(parents=True)
+    frames = []
+    for number, pose in enumerate(poses):
+        Image.new("RGB", (32, 24)).save(images / f"{number}.png")
+        matrix = np.vstack([pose * [1, -1, -1, 1], [0, 0, 0, 1]])  # OpenGL's axes
+        frames.append({"file_path": f"images/{number}.png", "transform_matrix": matrix.tolist()})
+    draw = np.random.default_rng(3)
+    ground = np.column_stack([draw.uniform(-6, 6, (200, 2)), draw.uniform(0, 0.5, 200)])
+    cloud = ply(Geometry(ground, np.zeros((200, 3), np.uint8)))
+    (root / "points.ply").write_bytes(b"".join(cloud))
+    lens = {"w": 32, "h": 24, "fl_x": 16, "fl_y": 16, "cx": 16, "cy": 12}
+    document = lens | {"ply_file_path": "points.ply", "frames": frames}
+    (root / "transforms.json").write_text(json.dumps(document))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("ahead", "flight"),
+    [((0.0, 0.1, -5.0), True), ((0.0, 5.0, -1.0), False)],
+    ids=["down", "ahead"],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_scene_of_a_flight_says_that_rays_end_on_the_ground(
+    ahead: tuple[float, float, float], flight: bool, device: Literal["cpu", "cuda"], tmp_path: Path
+) -> None:
+    places = [(x, y, 5.0) for x in (-4.0, 0.0, 4.0) for y in (-4.0, 0.0, 4.0)]
+    poses = np.array([look_at(place, np.add(place, ahead)) for place in places])
+    root = posed_capture(tmp_path / "made", poses)
+    assert is_flight(root) == flight
+    spec = load_scene(write_scene(root, 32, 24, flight=flight), device=device).spec
+    assert spec.train.losses.solid == (0.01 if flight else 0)
