@@ -63,6 +63,7 @@ def solid(pixels: Pixels, seen: Tensor) -> Tensor:
 
     The likelihood that all their light ends inside. The gradient by the log of densities is
     -tau / (exp(tau) - 1), a ray: at most 1, and nothing where it is opaque. Without it a field
-    whose background fits the mean colour of the ground may stay half transparent.
+    whose background fits the mean colour of the ground may stay half transparent; with more of it
+    than 0.001 or so, the first fog becomes the ground.
     """
     return -(torch.log(-torch.expm1(-pixels.tau.clamp(min=THIN))) * seen).sum()

@@ -28,11 +28,7 @@ _NAMES = {  # of a model's parameters after focal length and centre, as transfor
     "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4"),
 }
 
-SOLID = """
-train:
-  losses:
-    solid: 0.01         # a flight: every ray ends at something
-"""
+SOLID = "\n    solid: 0.001        # a flight: every ray ends at something"
 
 SCENE = """\
 # Written by nerfxl pose; all keys are in nerfxl's scenes/README.md.
@@ -51,7 +47,11 @@ bounds:
 
 partition:
   tiles: 4
-{solid}
+
+train:
+  losses:
+    depth: 0.1          # light ends where the points are that posing found{solid}
+
 profiles:
   # For a laptop: small networks and tables, many quick steps of few rays.
   cpu:

@@ -82,7 +82,7 @@ def test_a_flight(tmp_path: Path, spawn: Spawn) -> None:
     found = difference(out / "sparse" / "0", root / "sparse" / "0")
     assert found.position < 0.003 * found.extent
     assert found.rotation < 1.5  # a turn and a step look alike from above, all the same way
-    assert load_scene(out / "scene.yaml", device="cpu").spec.train.losses.solid == 0.01
+    assert load_scene(out / "scene.yaml", device="cpu").spec.train.losses.solid == 0.001
     planned_and_fitted(out, spawn, tmp_path)
 
 

@@ -399,4 +399,5 @@ def test_the_scene_of_a_flight_says_that_rays_end_on_the_ground(
     root = posed_capture(tmp_path / "made", poses)
     assert is_flight(root) == flight
     spec = load_scene(write_scene(root, 32, 24, flight=flight), device=device).spec
-    assert spec.train.losses.solid == (0.01 if flight else 0)
+    assert spec.train.losses.depth == 0.1
+    assert spec.train.losses.solid == (0.001 if flight else 0)
