@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from nerfxl.cameras import Camera, look_at
 # A law is not broken by a slow machine: the first example of some compiles a kernel.
 settings.register_profile("nerfxl", deadline=None)
 settings.load_profile("nerfxl")
+
+# A shell in the background hands Ctrl-C down ignored, to all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Array = NDArray[np.float64]
 WriteScene = Callable[..., Path]
