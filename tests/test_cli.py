@@ -442,7 +442,7 @@ def test_an_unknown_option_is_refused(here: Here) -> None:
     assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_ctrl_c_keeps_what_was_learned(
     nproc: int, scene_file: WriteScene, tmp_path: Path, here: Here
 ) -> None:

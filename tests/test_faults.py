@@ -126,6 +126,7 @@ def test_a_run_keeps_to_the_loopback_keeps_others_out_and_ends_when_asked(
         pass
 
 
+@pytest.mark.long
 def test_a_rank_without_memory_fails_the_run_and_says_so(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until
 ) -> None:

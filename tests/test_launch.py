@@ -235,7 +235,7 @@ except PeerLostError as error:
 """
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_stopped_rank_is_named_and_ended(
     rank: int, start: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

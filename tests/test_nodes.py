@@ -172,6 +172,7 @@ def test_two_machines_meet_on_the_network_between_them(
     assert latest(RunFolder.newest(out).checkpoints).name == f"step-{status.step:09d}"
 
 
+@pytest.mark.long
 def test_torchrun_starts_the_ranks_and_starts_them_again(
     scene_file: Any, tmp_path: Path, spawn: Any, until: Until
 ) -> None:

@@ -444,6 +444,7 @@ def depth_error(path: Path) -> float:
     return float(np.median(np.concatenate(errors)))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_core")
 def test_points_and_sky_make_depth_better(
     scene_file: WriteScene, own_capture: Path, tmp_path: Path
