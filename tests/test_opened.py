@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nerfxl import commands
-from nerfxl.cameras import pinhole
+from nerfxl.cameras import look_at, pinhole
 from nerfxl.crew import Launching
 from nerfxl.errors import UserError
 from nerfxl.filming.shooting import Wish
@@ -71,6 +71,16 @@ def test_a_look_does_not_move_the_camera(runs: dict[str, Path]) -> None:
     assert (alike.colour - plain.colour).abs().max() > 1e-5
 
 
+def test_rays_that_end_at_nothing_have_no_depth(runs: dict[str, Path]) -> None:
+    """A camera that looks away from a closed scene sees its background."""
+    run = open_run(runs["closed"])
+    made = run.render(pinhole(8, 6, 50), look_at((0, -9, 0), (0, -99, 0)))
+    assert (made.opacity == 0).all()
+    assert made.depth.isnan().all()
+    assert made.spread.isnan().all()
+    assert made.colour.isfinite().all()
+
+
 def values(made: Picture) -> list[Tensor]:
     return [made.colour, made.depth, made.opacity, made.spread]
 
@@ -85,7 +95,7 @@ def test_pages_give_the_same_pictures_to_the_bit(case: str, runs: dict[str, Path
     assert not roomy.crowded
     assert pager.reads == roomy.reads == 0, "nothing is read before it is asked"
     for one, other in zip(values(seen(whole)), values(seen(paged)), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
     assert pager.reads >= 2
     assert roomy.reads <= K, "each once at most"
     assert pager.held <= TABLE, "one table at a time"

@@ -39,7 +39,7 @@ def of_plane(normal: Array, offset: float, opacity: float = 1.0) -> Picture:
     rays = CAMERA.directions().astype(np.float64) @ POSE[:, :3].T
     depth = torch.from_numpy((offset - normal @ POSE[:, 3]) / (rays @ normal))
     known = torch.full((HEIGHT, WIDTH), opacity, dtype=torch.float64)
-    return Picture(torch.full((HEIGHT, WIDTH, 3), 0.5), depth, known, 0 * known)
+    return Picture.of(torch.full((HEIGHT, WIDTH, 3), 0.5), depth, known, 0 * known)
 
 
 @given(
@@ -86,7 +86,7 @@ def test_where_nothing_is_seen_nothing_is_said() -> None:
     made = of_plane(np.array([0.0, 0, 1]), -3.0, opacity=0.4)
     assert np.isnan(normals(made, CAMERA, POSE)).all()
     assert (tile_index(made, CAMERA, POSE, scene()) == -1).all()
-    for kind in ("normals", "tiles", "spread"):
+    for kind in set(KINDS) - {"colour", "opacity"}:
         shown = display(kind, made, CAMERA, POSE, scene(), (1, 9))
         assert (shown == np.array(NOTHING)).all()
 

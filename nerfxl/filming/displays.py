@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera
-from nerfxl.filming.stills import SEEN, Picture, normals, tile_index
+from nerfxl.filming.stills import Picture, normals, tile_index
 from nerfxl.pictures import ERROR_RAMP, NOTHING, Bytes, colourise, ramp, tile_colours, to_uint8
 from nerfxl.prepare import RunScene
 
@@ -30,7 +30,7 @@ def display(
     depth: near is bright; range_: the depths, source units, that get the ends of the ramp. opacity:
     black is empty. normals: (n + 1) / 2 in the source's axes. tiles: the colours of the plan's
     picture, shaded by the picture's own light. spread: black is certain, `FULL_SPREAD` of the depth
-    and more is brightest. Where nothing is seen, normals, tiles and spread are nearly black.
+    and more is brightest. Where nothing is seen, all but colour and opacity are nearly black.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def display(
         colours = np.array(tile_colours(len(scene.plan)))[index.clip(0)]
         light = 0.4 + 0.6 * made.colour.numpy().mean(-1, keepdims=True)
         return _where(index >= 0, to_uint8(colours / 255 * light))
-    return _where(made.opacity.numpy() >= SEEN, ramp(ERROR_RAMP, made.spread.numpy() / FULL_SPREAD))
+    spread = made.spread.numpy()
+    return _where(np.isfinite(spread), ramp(ERROR_RAMP, np.nan_to_num(spread) / FULL_SPREAD))
 
 
 def _where(known: NDArray[np.bool_], shown: Bytes) -> Bytes:

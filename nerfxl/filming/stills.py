@@ -23,7 +23,7 @@ from nerfxl.views import corrected
 CHUNK = 4096  # rays rendered at once, at most
 UNTRAINED = 16  # without gradients, a sample takes this much less memory than in training
 DEPTH_REACH = 8.0  # scene units, four root boxes: beyond, a stored depth is unknown
-SEEN = 0.5  # opacity from which on there is a surface to speak of
+SEEN = 0.5  # opacity from which on something is seen, that has a depth
 
 Array = NDArray[np.float64]
 Told = Callable[[float], None]
@@ -34,13 +34,21 @@ class Picture:
     """One rendered view, in source units.
 
     colour: [H, W, 3] in [0, 1]. depth: [H, W], ray distance. opacity: [H, W] in [0, 1]. spread: [H,
-    W], how uncertain the depth is, as a share of it (see `Still`).
+    W], how uncertain the depth is, as a share of it (see `Still`). Where opacity is below a half
+    nothing is seen, and depth and spread are NaN.
     """
 
     colour: Tensor
     depth: Tensor
     opacity: Tensor
     spread: Tensor
+
+    @staticmethod
+    def of(colour: Tensor, depth: Tensor, opacity: Tensor, spread: Tensor) -> Picture:
+        """A picture without the depth that a `Still` gives to light which ends at nothing."""
+        nothing = opacity < SEEN
+        depth, spread = (each.masked_fill(nothing, torch.nan) for each in (depth, spread))
+        return Picture(colour, depth, opacity, spread)
 
 
 @torch.no_grad()
@@ -87,10 +95,9 @@ def picture(
             told((index + 1) / pieces)
     shape = (camera.height, camera.width)
     seen = Still.from_columns(found.cpu())
-    depth = seen.depth / scene.world.scale
-    flat = (depth, seen.opacity, seen.spread)
+    flat = (seen.depth / scene.world.scale, seen.opacity, seen.spread)
     colour = seen.colour.clamp(0, 1).reshape(*shape, 3)
-    return Picture(colour, *(values.reshape(shape) for values in flat))
+    return Picture.of(colour, *(values.reshape(shape) for values in flat))
 
 
 def _uncorrected(ensemble: Ensemble, poses: Array, row: int | None) -> Array:
@@ -131,10 +138,10 @@ def rays_at_once(spec: SceneSpec) -> int:
 def surface(made: Picture, camera: Camera, pose: Array) -> Array:
     """Where the light of each pixel ends, source coordinates: [H, W, 3]; NaN where nothing is seen.
 
-    pose: [3, 4], camera-to-world. Nothing is seen where opacity is below a half.
+    pose: [3, 4], camera-to-world.
     """
-    away = np.where(made.opacity.numpy() >= SEEN, made.depth.numpy(), np.nan)
-    return np.asarray((camera.directions() * away[..., None]) @ pose[:, :3].T + pose[:, 3])
+    away = made.depth.numpy()[..., None]
+    return np.asarray((camera.directions() * away) @ pose[:, :3].T + pose[:, 3])
 
 
 def normals(made: Picture, camera: Camera, pose: Array) -> Array:

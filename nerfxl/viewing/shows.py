@@ -9,7 +9,6 @@ from math import floor, log10
 import numpy as np
 
 from nerfxl.filming.displays import FULL_SPREAD, Kind, display
-from nerfxl.filming.stills import SEEN
 from nerfxl.pictures import DEPTH_RAMP, ERROR_RAMP, Bytes, Colour, depth_range, tile_colours
 from nerfxl.prepare import RunScene
 from nerfxl.viewing.canvas import Frame
@@ -71,10 +70,9 @@ class Show:
         if self.limits is not None:
             self.depths = self.limits
             return
-        depth, opacity = frame.picture.depth.numpy(), frame.picture.opacity.numpy()
-        if (opacity >= SEEN).any():
-            found = depth_range(np.where(opacity >= SEEN, depth, np.nan))
-            self._steady = self.depths = steady(self._steady, *found)
+        depth = frame.picture.depth.numpy()
+        if np.isfinite(depth).any():
+            self._steady = self.depths = steady(self._steady, *depth_range(depth))
 
     def _legend(self) -> Legend | None:
         if self.kind == "depth":

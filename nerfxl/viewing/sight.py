@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerfxl.cameras import Camera, vertical_fov
-from nerfxl.filming.stills import SEEN, Picture
+from nerfxl.filming.stills import Picture
 from nerfxl.world import WorldTransform
 
 ROOM = 10.0  # units of the browser's room in a scene unit: its keys walk 2 of them a second
@@ -113,5 +113,4 @@ def hiding(picture: Picture, camera: Camera, scale: float) -> NDArray[np.float32
     every = max(1, -(-camera.width // FINE_DEPTH))
     some = np.s_[::every, ::every]
     depth = picture.depth.numpy()[some] * camera.directions()[some][..., 2] * scale
-    solid = (picture.opacity.numpy()[some] >= SEEN) & np.isfinite(depth)
-    return np.where(solid, depth.clip(0, DEEPEST), DEEPEST).astype(np.float32)
+    return np.where(np.isnan(depth), DEEPEST, depth.clip(0, DEEPEST)).astype(np.float32)

@@ -268,7 +268,7 @@ def test_what_hides_others_is_measured_along_the_axis() -> None:
     away = torch.from_numpy(2 / camera.directions()[..., 2])
     opacity = torch.ones_like(away)
     opacity[0, 0] = 0.2
-    depth = hiding(Picture(found.colour, away, opacity, away), camera, scale=5.0)
+    depth = hiding(Picture.of(found.colour, away, opacity, away), camera, scale=5.0)
     assert depth[0, 0] == DEEPEST
     np.testing.assert_allclose(depth[1:], 10.0, rtol=1e-6)
 
