@@ -25,7 +25,7 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 ELSEWHERE = re.compile("^(pip|python3|ssh) |HOST:")  # a network, or another machine
 STAYS = re.compile(r"nerfxl view|--view\b|^tensorboard")  # until Ctrl-C
-RUN = re.compile(r"runs/university4/(?:2026-01-31_12-00-00|NEWEST)")
+RUN = re.compile(r"runs/university4/2026-01-31_12-00-00")
 LESS = {  # words at the end count: the same with less to do
     r"nerfxl fit": "--steps 200 --set capture.downscale=8 --set train.checkpoint_every=100",
     r"nerfxl resume": "--set train.steps=210",

@@ -24,6 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 PAGES += ["scenes/README.md", "scenes/university4/README.md"]
 
+HARDER = ROOT / "scenes" / "guides" / "harder-captures.md"
 GUIDES = sorted((ROOT / "scenes" / "guides").glob("*.md"))
 PAGES += [f"scenes/guides/{page.name}" for page in GUIDES]
 PLACES = {"[RUN]": "", "SCENE": "scenes/university4.yaml", "PHOTOS": "photos", "DIR": "my-capture"}
@@ -124,7 +125,8 @@ def test_a_command_is_understood(
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_example_of_a_scene_loads(device: Literal["cpu", "cuda"], tmp_path: Path) -> None:
-    whole, *parts = blocks("yaml")
+    (whole,) = blocks("yaml")
+    parts = blocks("yaml", HARDER.read_text(encoding="utf-8"))
     path = tmp_path / "my-scene.yaml"
     path.write_text(whole)
     spec = load_scene(path, device=device).spec
