@@ -43,8 +43,26 @@ def blocks(language: str, text: str = README) -> list[str]:
     return [body for found, body in FENCE.findall(text) if found == language]
 
 
+def verbs_of_help() -> Iterator[list[str]]:
+    """What comes after `nerfxl`, of every verb that has a help of its own."""
+    for one in (*cli.app.registered_commands, *cli.handing.export.registered_commands):
+        assert one.callback is not None
+        inside = one in cli.handing.export.registered_commands
+        yield ["export"] * inside + [one.name or one.callback.__name__]
+
+
+def helped(*words: str) -> str:
+    """What a help says on a terminal of 80 columns."""
+    return CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "80"}).output
+
+
+EXAMPLE = re.compile(r"^  Example: (nerfxl .*)$", re.MULTILINE)
+EXAMPLES = [found for words in verbs_of_help() for found in EXAMPLE.findall(helped(*words))]
+
+
 def spoken() -> Iterator[str]:
-    """Every `nerfxl ...` command of README and guides, placeholders of README's table filled in."""
+    """Every `nerfxl ...` command of help, README and guides, placeholders filled in."""
+    yield from EXAMPLES
     pages = [README, *(page.read_text(encoding="utf-8") for page in GUIDES)]
     for line in "".join(block for page in pages for block in blocks("bash", page)).splitlines():
         _, found, command = line.rpartition(".venv/bin/nerfxl ")
@@ -81,6 +99,11 @@ def test_every_verb_is_shown() -> None:
         one.name or one.callback.__name__ for one in cli.app.registered_commands if one.callback
     }
     assert shown == known | {"export"}
+
+
+def test_help_says_of_every_verb_what_it_does_and_gives_an_example() -> None:
+    assert "..." not in helped().partition("Commands:")[2], "cut short at 80 columns"
+    assert len(EXAMPLES) == len(list(verbs_of_help()))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

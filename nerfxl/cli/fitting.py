@@ -63,7 +63,9 @@ def pose(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn photographs, or a video, into a capture that plan and fit read; started again, go on.
+    """Turn photographs, or a video, into a capture with poses.
+
+    Started again, it goes on. It writes a scene file, too, which plan and fit read.
 
     Example: nerfxl pose my-photographs --out my-capture
     """
@@ -108,7 +110,9 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a scene will be cut and what it will cost, before anything is trained.
+    """Show how a scene will be cut, and what it will cost.
+
+    Nothing is trained, and no photograph is decoded.
 
     Example: nerfxl plan scenes/university4.yaml --set partition.tiles=8
     """
@@ -165,7 +169,9 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a scene, score its held-out views, and say where the pictures are.
+    """Train a scene, and score its held-out views.
+
+    Its folder, report.html in it, is printed; view, render and export take it from there.
 
     Example: nerfxl fit scenes/university4.yaml --set train.steps=500
     """
@@ -203,7 +209,9 @@ def resume(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run from its newest whole checkpoint, on any number of processes.
+    """Go on with a run from its newest whole checkpoint.
+
+    The newest run if none is named; on any number of processes.
 
     Example: nerfxl resume --set train.steps=20000
     """
@@ -248,9 +256,11 @@ def study(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare, as the paper does, on a scene of your own; started again, it goes on.
+    """Compare, as the paper does, on a scene of your own.
 
-    Example: nerfxl study scaling scenes/university4.yaml --tiles 1,2,4 --seeds 1,2,3
+    Started again, it goes on.
+
+    Example: nerfxl study scaling scenes/university4.yaml --tiles 1,2,4
     """
     from nerfxl.progress import Speaker
     from nerfxl.study.conduct import Ask, conduct

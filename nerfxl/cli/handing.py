@@ -21,7 +21,8 @@ from nerfxl.cli.options import (
 )
 
 export = typer.Typer(
-    help="Hand a run over: a point cloud, a mesh, or its cameras, in the capture's coordinates.",
+    help="Hand a run over: points, a mesh, or its cameras.\n\n"
+    "In the coordinates and the units of the capture, GPS and map grids kept.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -54,6 +55,7 @@ def points(
     """Write a coloured cloud of points.
 
     They lie where rays of the training views end, in the coordinates of the capture.
+
     Example: nerfxl export points --to cloud.ply
     """
     from nerfxl.exporting.conduct import Wish, export_points
@@ -93,6 +95,7 @@ def mesh(
     """Write a coloured mesh.
 
     It is the surface at which density passes a level, in the coordinates of the capture.
+
     Example: nerfxl export mesh --to campus.glb
     """
     from nerfxl.exporting.conduct import MeshWish, Wish, export_mesh
@@ -120,6 +123,7 @@ def cameras(
     """Write the cameras, as the run has refined them.
 
     A COLMAP model and a transforms.json, with the photographs linked beside them.
+
     Example: nerfxl export cameras --to refined
     """
     from nerfxl.exporting.conduct import Wish, export_cameras

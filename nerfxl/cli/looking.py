@@ -36,7 +36,9 @@ def view(
     memory: Memory = None,
     device: Device = "auto",
 ) -> None:
-    """Look around a run in a browser, also while it is trained; the newest run if none is named.
+    """Look around a run in a browser, also while it is trained.
+
+    The newest run if none is named.
 
     Example: nerfxl view --open
     """
@@ -93,9 +95,11 @@ def render(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Render a run without its photographs: its views, or along a path; pictures or a film.
+    """Render a run: the views of its capture, or along a path.
 
-    Stopped, it goes on where it was. Example: nerfxl render --path orbit --frames 90 --video
+    Pictures, or a film; photographs are not needed. Stopped, it goes on where it was.
+
+    Example: nerfxl render --path orbit --frames 90 --video
     """
     from nerfxl import commands
     from nerfxl.filming.shooting import Wish
@@ -153,9 +157,9 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's report.html anew: pictures, curves, settings; also of one that has failed.
+    """Write a run's report.html anew: pictures, curves, settings.
 
-    The page opens from disk, in any browser, without a network.
+    Also of a run that has failed. The page opens from disk, in any browser, without a network.
 
     Example: nerfxl report runs/university4/2026-01-31_12-00-00
     """

@@ -17,7 +17,9 @@ def list_(
     studies: Annotated[bool, typer.Option("--studies", help="The fits of studies, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs: how far they came, how good they are, how much room they take.
+    """List the runs: how far they came, how good they are.
+
+    Also how much room they take, and what is wrong with those that are damaged.
 
     Example: nerfxl list --output-dir /data/runs
     """
@@ -31,7 +33,9 @@ def list_(
 def inspect(
     run: RunArg = None, output_dir: OutputDir = Path("runs"), as_json: AsJson = False
 ) -> None:
-    """Show a run's state and verify its checkpoints; exit code 2 if the newest is not whole.
+    """Show a run's state, and verify its checkpoints.
+
+    Every byte is read. Exit code 2 if the newest is not whole.
 
     Example: nerfxl inspect runs/university4/2026-01-31_12-00-00
     """
@@ -46,7 +50,9 @@ def inspect(
 
 @app.command()
 def doctor(output_dir: OutputDir = Path("runs"), as_json: AsJson = False) -> None:
-    """Look whether a fit would work here, and what is missing for what; exit code 2 if not.
+    """Look whether a fit would work here, and what is missing.
+
+    Says how to get what is missing, and for what it is. Exit code 2 if a fit would not work.
 
     Example: nerfxl doctor --output-dir /data/runs
     """
