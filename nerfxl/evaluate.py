@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,13 +14,14 @@ import torch
 from nerfxl.captures import View, load_image, load_mask
 from nerfxl.ensemble import Ensemble, settle
 from nerfxl.field import background_colour
+from nerfxl.filming.shooting import row_of
 from nerfxl.filming.stills import Picture, depth_steps, picture, turns
 from nerfxl.fitting import fit_look
 from nerfxl.metrics import ImageScore, psnr, score, summarise
 from nerfxl.model import parameter_counts
 from nerfxl.pictures import DEPTHS, MAP, SheetRow, file_name, save_depth, save_image, sheet
 from nerfxl.pixels import camera_rays, opaque
-from nerfxl.prepare import RunScene, photographs
+from nerfxl.prepare import RunScene, Shot, photographs
 from nerfxl.processes.ranks import Ranks
 from nerfxl.runs import RunFolder, make_folder, write_atomic
 from nerfxl.scene.spec import SceneSpec
@@ -40,51 +43,20 @@ def evaluate(
     stores one of them.
     """
     capture = photographs(run, scene.spec, scene.shots)
-    held_out = {view.name: view for view in capture.test}
     folder = run.eval / f"step-{step:09d}"
     make_folder(folder / DEPTHS)
     settle(ensemble, scene)
-    half = scene.spec.appearance.at_test == "half"
-    behind = background_colour(scene.spec.field)
-    shots = [shot for shot in scene.shots if shot.test and shot.name in held_out]
-    shown = set(np.linspace(0, len(shots) - 1, min(SHEET_ROWS, len(shots))).round().astype(int))
-    scores: dict[int, ImageScore] = {}
-    rows, seconds = [], 0.0
-    row_of = {shot.name: row for row, shot in enumerate(scene.shots)}
-    for turn in turns(len(shots), ranks):
-        kept: dict[int, Picture] = {}
+    scoring = _Scoring(folder, scene, ensemble, ranks, {view.name: view for view in capture.test})
+    for turn in turns(len(scoring.shots), ranks):
+        made = {index: scoring.rendered(index) for index in turn}
         for index in turn:
-            shot, row = shots[index], None
-            if half:
-                row = row_of[shot.name]
-                _fit_left_half(ensemble, scene, row, held_out[shot.name], ranks)
-            ranks.barrier()  # time to render is not time to wait for another rank's files
-            start = time.monotonic()
-            rendered = picture(ensemble, shot.camera, shot.pose, scene, row)
-            seconds += time.monotonic() - start
-            if index % ranks.size == ranks.rank or (ranks.first and index in shown):
-                kept[index] = rendered
-        for index, rendered in kept.items():
-            shot = shots[index]
-            truth = opaque(load_image(held_out[shot.name]), behind)
-            exact = torch.from_numpy(truth).float() / 255
-            pair = (rendered.colour.numpy(), rendered.depth.numpy())
-            if index % ranks.size == ranks.rank:
-                first = shot.camera.width // 2 if half else 0
-                scores[index] = score(shot.name, exact[:, first:], rendered.colour[:, first:])
-                save_image(pair[0], folder / file_name(shot.name))
-                save_depth(pair[1], folder / file_name(shot.name, MAP), depth_steps(scene))
-            if ranks.first and index in shown:
-                rows.append(SheetRow(shot.name, truth, *pair, psnr(exact, rendered.colour)))
-    mine_as_json = [(index, asdict(one)) for index, one in scores.items()]
-    for others in ranks.gather_json(mine_as_json):
-        scores |= {index: ImageScore(**one) for index, one in others}
+            scoring.keep(index, made.pop(index))
+    per_image = scoring.of_all_ranks()
     peaks = ranks.gather_json(ranks.peak_memory())
     if not ranks.first:
         return
-    if rows:
-        sheet(rows, folder / "sheet.png")
-    per_image = [scores[index] for index in sorted(scores)]
+    if scoring.rows:
+        sheet(scoring.rows, folder / "sheet.png")
     per_tile, shared = parameter_counts(scene.spec)
     tiles = len(scene.plan)
     summary = {
@@ -99,10 +71,85 @@ def evaluate(
         "capture": str(capture.root),
         "capture_note": capture.note,
         "appearance": appearance_words(scene.spec),
-        "render_seconds": seconds / max(1, len(shots)),
+        "render_seconds": scoring.seconds / max(1, len(scoring.shots)),
         "per_image": [asdict(one) for one in per_image],
     }
     write_atomic(folder / "metrics.json", json.dumps(summary, indent=1) + "\n")
+
+
+@dataclass
+class _Scoring:
+    """The held-out views of a checkpoint, on their way to scores.
+
+    views: their photographs, by name. scores: of the views that this rank keeps, by their place
+    among `shots`. rows: of the sheet, on the first rank. seconds: of rendering.
+    """
+
+    folder: Path
+    scene: RunScene
+    ensemble: Ensemble
+    ranks: Ranks
+    views: dict[str, View]
+    scores: dict[int, ImageScore] = field(default_factory=dict)
+    rows: list[SheetRow] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @cached_property
+    def shots(self) -> list[Shot]:
+        """The views that have a photograph, in the order of the capture."""
+        return [shot for shot in self.scene.shots if shot.test and shot.name in self.views]
+
+    @cached_property
+    def shown(self) -> set[int]:
+        """Places of the views on the sheet, spread over all."""
+        count = len(self.shots)
+        return set(np.linspace(0, count - 1, min(SHEET_ROWS, count)).round().astype(int).tolist())
+
+    @property
+    def half(self) -> bool:
+        """Whether looks are fitted on left halves, and right halves alone scored."""
+        return self.scene.spec.appearance.at_test == "half"
+
+    def rendered(self, index: int) -> Picture | None:
+        """Render a view; a collective. None where this rank has no use for it."""
+        shot, row = self.shots[index], None
+        if self.half:
+            row = row_of(shot.name, self.scene.shots)
+            _fit_left_half(self.ensemble, self.scene, row, self.views[shot.name], self.ranks)
+        self.ranks.barrier()  # time to render is not time to wait for another rank's files
+        start = time.monotonic()
+        made = picture(self.ensemble, shot.camera, shot.pose, self.scene, row)
+        self.seconds += time.monotonic() - start
+        return made if self._is_mine(index) or self._is_shown(index) else None
+
+    def keep(self, index: int, made: Picture | None) -> None:
+        """Score and store a picture, and put it on the sheet, as far as this rank does."""
+        if made is None:
+            return
+        shot = self.shots[index]
+        truth = opaque(load_image(self.views[shot.name]), background_colour(self.scene.spec.field))
+        exact = torch.from_numpy(truth).float() / 255
+        colour, depth = made.colour.numpy(), made.depth.numpy()
+        if self._is_mine(index):
+            first = shot.camera.width // 2 if self.half else 0
+            self.scores[index] = score(shot.name, exact[:, first:], made.colour[:, first:])
+            save_image(colour, self.folder / file_name(shot.name))
+            save_depth(depth, self.folder / file_name(shot.name, MAP), depth_steps(self.scene))
+        if self._is_shown(index):
+            self.rows.append(SheetRow(shot.name, truth, colour, depth, psnr(exact, made.colour)))
+
+    def of_all_ranks(self) -> list[ImageScore]:
+        """The scores of all views, in their order; a collective."""
+        found: dict[int, ImageScore] = {}
+        for some in self.ranks.gather_json([(at, asdict(one)) for at, one in self.scores.items()]):
+            found |= {at: ImageScore(**one) for at, one in some}
+        return [found[at] for at in sorted(found)]
+
+    def _is_mine(self, index: int) -> bool:
+        return index % self.ranks.size == self.ranks.rank
+
+    def _is_shown(self, index: int) -> bool:
+        return self.ranks.first and index in self.shown
 
 
 def appearance_words(spec: SceneSpec) -> str:
