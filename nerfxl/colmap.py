@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,24 @@ def _handlers_kept() -> Iterator[None]:
             c.sigaction(number, action, None)
 
 
-with _handlers_kept():
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait: in the middle of loading, pycolmap takes it for a broken installation."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield  # nothing of Python's will happen here
+        return
+    asked: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        signal.raise_signal(signal.SIGINT)
+
+
+with _interrupts_held(), _handlers_kept():
     import pycolmap
 
 pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value  # its log is for its developers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 PROGRAM = """
 import os, signal, threading, time
@@ -23,3 +24,24 @@ def test_who_is_asked_to_stop_still_hears_it() -> None:
     """Also where a thread is the first to need it: Python sets handlers in its main thread only."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "a last checkpoint\n", "")
+
+
+def test_ctrl_c_waits_until_it_is_loaded(tmp_path: Path) -> None:
+    """Seen: `pose` ended with pycolmap's advice to install it, and exit code 1."""
+    (tmp_path / "pycolmap.py").write_text(
+        "import os, signal, sys, types\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "for _ in range(1000):\n"
+        "    pass  # where Python would hear it\n"
+        "print('loaded', flush=True)\n"
+        "logging = types.SimpleNamespace(FATAL=types.SimpleNamespace(value=3))\n"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "try:\n"
+        "    import nerfxl.colmap\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "loaded\ninterrupted\n", "")

@@ -428,7 +428,7 @@ def fitted(scene: Path, folder: Path, *overrides: str, ranks: int = 1) -> Path:
 
 
 def depth_error(path: Path) -> float:
-    """Median relative error of the depth of the cube, in the held-out views."""
+    """Median relative error of the depth of the cube, in the held-out views; of none, 1."""
     run = RunFolder.open(path)
     scene, ranks = read_back(run), Ranks()
     ensemble = assemble(scene, ranks)
@@ -440,7 +440,7 @@ def depth_error(path: Path) -> float:
         rays = shot.camera.directions().astype(np.float64) @ shot.pose[:, :3].T
         truth = distances(shot.pose[:, 3], rays)
         hit = np.isfinite(truth)
-        errors.append(np.abs(found - truth)[hit] / truth[hit])
+        errors.append(np.nan_to_num(np.abs(found - truth)[hit] / truth[hit], nan=1.0))
     return float(np.median(np.concatenate(errors)))
 
 

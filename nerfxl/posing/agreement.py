@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,41 +28,37 @@ def agreeing(model: Any, database: Path) -> list[str]:
 def largest_part(names: Sequence[str], ties: Mapping[Pair, tuple[int, float]]) -> set[str]:
     """Return the largest part of a model that its matches agree with.
 
-    Photographs are tied to each other by the pairs of most matches, a tree of them (Kruskal's). Two
-    parts of a scene that were put together by things that look alike are also tied by what they
-    truly share, if that is more: those matches lie far from where the poses expect them, and the
-    tree is cut there. Parts are joined again where more matches agree with it than do not.
+    The pairs of most matches are heard first: one that agrees with the poses joins two parts, one
+    that does not keeps them apart for good. Two parts of a scene that were put together by things
+    that look alike are also tied by what they truly share, and that is more. That many weaker ties
+    agree says nothing: poses were made of them, and one wall that looks like another gives many.
 
     ties: of each pair the number of its matches, and the share of them that agrees. What no tie
     holds stays with the largest part.
 
-    >>> ties = {("a", "b"): (90, 1.0), ("b", "c"): (50, 0.0), ("a", "c"): (20, 1.0)}
+    >>> ties = {("a", "b"): (90, 1.0), ("b", "c"): (50, 0.0), ("a", "c"): (40, 1.0)}
     >>> sorted(largest_part("abc", ties))
     ['a', 'b']
     """
-    tree, part = {name: name for name in names}, {name: name for name in names}
-    for (one, other), (_, share) in sorted(ties.items(), key=lambda tie: -tie[1][0]):
-        if _root(tree, one) != _root(tree, other):
-            tree[_root(tree, one)] = _root(tree, other)
-            if share >= _AGREE:
-                part[_root(part, one)] = _root(part, other)
-    while joined := _to_join(part, ties):
-        part[joined[0]] = joined[1]
+    part = {name: name for name in names}
+    apart: dict[str, set[str]] = {name: set() for name in names}  # of the first of each part
+    heard = sorted(ties.items(), key=lambda tie: (-tie[1][0], tie[1][1] < _AGREE))
+    for (one, other), (_, share) in heard:
+        a, b = _root(part, one), _root(part, other)
+        if a == b:
+            continue
+        if share < _AGREE:
+            apart[a].add(b)
+            apart[b].add(a)
+        elif b not in apart[a]:
+            part[b] = a
+            apart[a] |= apart[b]
+            for third in apart[b]:
+                apart[third].add(a)
     tied = {name for pair in ties for name in pair}
     roots = [_root(part, name) for name in names if name in tied]
     most = max(sorted(set(roots)), key=roots.count, default="")
     return {name for name in names if name not in tied or _root(part, name) == most}
-
-
-def _to_join(part: dict[str, str], ties: Mapping[Pair, tuple[int, float]]) -> Pair | None:
-    """Two parts between which more matches agree than do not, those of the largest excess."""
-    excess: Counter[Pair] = Counter()
-    for (one, other), (count, share) in ties.items():
-        a, b = sorted((_root(part, one), _root(part, other)))
-        if a != b:
-            excess[a, b] += count if share >= _AGREE else -count
-    best = max(sorted(excess), key=excess.__getitem__, default=None)
-    return best if best and excess[best] > 0 else None
 
 
 def _root(parents: dict[str, str], name: str) -> str:
