@@ -15,14 +15,29 @@ Array = NDArray[np.float64]
 Pair = tuple[str, str]
 
 _NEAR = 4.0  # pixels from the epipolar line: pycolmap's own limit when it verified the matches
+_ADRIFT = 100.0  # distances of the usual photograph from the middle of all
 _AGREE = 0.3  # of a pair's matches; of a pair that was linked wrongly nearly none are near
 
 
 def agreeing(model: Any, database: Path) -> list[str]:
     """Names of the photographs of the largest part of a model that its own matches agree with."""
-    names = [image.name for image in map(model.image, model.reg_image_ids())]
+    images = [model.image(number) for number in model.reg_image_ids()]
+    places = np.array([image.projection_center() for image in images])
+    names = [image.name for image, lost in zip(images, adrift(places), strict=True) if not lost]
     ties = ties_of(model, verified(database, set(names)))
     return sorted(largest_part(names, ties))
+
+
+def adrift(places: Array) -> NDArray[np.bool_]:
+    """Which places [N, 3] lie so far from the others that nothing can have fixed how far.
+
+    A part that is linked by a turn on the spot alone may have any size.
+
+    >>> adrift(np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [3, 0, 0], [9e4, 0, 0.0]]))
+    array([False, False, False, False,  True])
+    """
+    away = np.linalg.norm(places - np.median(places, axis=0), axis=1)
+    return np.asarray(away > _ADRIFT * np.median(away))
 
 
 def largest_part(names: Sequence[str], ties: Mapping[Pair, tuple[int, float]]) -> set[str]:
