@@ -33,23 +33,23 @@ def _handlers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait: in the middle of loading, pycolmap takes it for a broken installation."""
-    before = signal.getsignal(signal.SIGINT)
+def _held(number: signal.Signals) -> Iterator[None]:
+    """Let a signal wait: what its handler raises, pycolmap takes for a broken installation."""
+    before = signal.getsignal(number)
     if before is None or threading.current_thread() is not threading.main_thread():
-        yield  # nothing of Python's will happen here
+        yield  # no handler of Python's is called here
         return
     asked: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    signal.signal(number, lambda found, _: asked.append(found))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     if asked:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
 
-with _interrupts_held(), _handlers_kept():
+with _held(signal.SIGINT), _held(signal.SIGTERM), _handlers_kept():
     import pycolmap
 
 pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value  # its log is for its developers
