@@ -48,9 +48,9 @@ def evaluate(
     settle(ensemble, scene)
     scoring = _Scoring(folder, scene, ensemble, ranks, {view.name: view for view in capture.test})
     for turn in turns(len(scoring.shots), ranks):
-        made = {index: scoring.rendered(index) for index in turn}
-        for index in turn:
-            scoring.keep(index, made.pop(index))
+        made = [scoring.rendered(index) for index in turn]
+        for index, rendered in zip(turn, made, strict=True):
+            scoring.keep(index, rendered)
     per_image = scoring.of_all_ranks()
     peaks = ranks.gather_json(ranks.peak_memory())
     if not ranks.first:
