@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 Pair = tuple[str, str]
 
 _NEAR = 4.0  # pixels from the epipolar line: pycolmap's own limit when it verified the matches
-_ADRIFT = 100.0  # distances of the usual photograph from the middle of all
+_ADRIFT = 100.0  # times as far from the middle as half of all: no capture is spread like that
 _AGREE = 0.3  # of a pair's matches; of a pair that was linked wrongly nearly none are near
 
 

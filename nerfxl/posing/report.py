@@ -12,7 +12,9 @@ from nerfxl.progress import Speaker
 
 _MOST = 0.9  # of the photographs should be registered
 LEAST_INLIERS = 15  # matches that agree with one geometry: pycolmap counts no pair with fewer
-CONTRADICTED = "part of a model that was linked to the rest by things that look alike"
+CONTRADICTED = (
+    "part of a model that was linked to the rest by things that look alike, or by a turn alone"
+)
 STRAY = "mistaken for another place: its pose jumps away from those before and after it"
 _FEW_FEATURES = 100
 _SHOWN = 8  # photographs that are named in print; report.json names all

@@ -15,6 +15,7 @@ Array = NDArray[np.float64]
 STAND_IN = Path(__file__).parents[2] / "scenes" / "university4"
 FRAMES = [f"frame_{number:04}.jpg" for number in range(60, 69)]  # 8 m of the walk
 ORIGIN = (55.7, 13.19, 36.0)  # where the fountain is put: latitude, longitude, altitude
+SEED = 5
 EARTH = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
 
 
@@ -63,3 +64,22 @@ def degrees_apart(one: Array, other: Array) -> float:
     """Angle between two rotations [3, 3]."""
     cosine = (np.trace(one.T @ other) - 1) / 2
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def turned(axis: tuple[float, float, float], angle: float) -> Array:
+    """Rotation by an angle about an axis."""
+    x, y, z = np.array(axis) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
+
+
+def dataset() -> pycolmap.Reconstruction:
+    """Cameras all around 100 points, focal length 1280 pixels."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig = 1, 8
+    pycolmap.set_random_seed(SEED)
+    model = pycolmap.synthesize_dataset(options)
+    noise = pycolmap.SyntheticNoiseOptions()
+    noise.point2D_stddev = 0.5
+    pycolmap.synthesize_noise(noise, model)
+    return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -21,29 +20,21 @@ from nerfxl.exporting.geometry import Geometry
 from nerfxl.exporting.ply import ply
 from nerfxl.filming.paths import orbit
 from nerfxl.posing import mapping
-from nerfxl.posing.agreement import largest_part, ties_of
 from nerfxl.posing.exif import read_exif
 from nerfxl.posing.finish import settled_focal
 from nerfxl.posing.georeference import fit_horizontal, georeference
 from nerfxl.posing.gps import Place, located, plane, read_table
 from nerfxl.posing.level import level
-from nerfxl.posing.matching import Lens, Seen, drop_weak, inliers, lenses
+from nerfxl.posing.matching import Lens, drop_weak, inliers, lenses
 from nerfxl.posing.outcome import is_flight, write_scene
 from nerfxl.posing.pairs import FEW, NEIGHBOURS, choose
 from nerfxl.posing.photographs import Photograph
 from nerfxl.posing.report import reasons
 from nerfxl.scene.file import load_scene
+from tests.posing.made import SEED, dataset, turned
 
 Array = NDArray[np.float64]
-SEED = 5
 numbers = st.floats(-5, 5)
-
-
-def turned(axis: tuple[float, float, float], angle: float) -> Array:
-    """Rotation by an angle about an axis."""
-    x, y, z = np.array(axis) / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
 
 
 def off(found: Array, true: Array) -> float:
@@ -278,18 +269,6 @@ def test_every_photograph_left_out_has_its_reason() -> None:
     assert "matches no other photograph" in only
 
 
-def dataset() -> pycolmap.Reconstruction:
-    """Cameras all around 100 points, focal length 1280 pixels."""
-    options = pycolmap.SyntheticDatasetOptions()
-    options.num_rigs, options.num_frames_per_rig = 1, 8
-    pycolmap.set_random_seed(SEED)
-    model = pycolmap.synthesize_dataset(options)
-    noise = pycolmap.SyntheticNoiseOptions()
-    noise.point2D_stddev = 0.5
-    pycolmap.synthesize_noise(noise, model)
-    return model
-
-
 def test_a_focal_length_that_many_directions_tell_is_refined() -> None:
     deviation = mapping.focal_deviation(dataset())
     assert deviation is not None
@@ -310,48 +289,6 @@ def test_a_known_focal_length_is_held_where_motion_leaves_it_open() -> None:
     told, doubt = settled_focal(model, given="", deviation=0.02, lenses=unknown)
     assert doubt.startswith("the focal length is a guess")
     assert camera.focal_length == 1300.0
-
-
-def test_poses_agree_with_the_matches_of_a_model_that_is_right() -> None:
-    """Every photograph of the dataset sees every point; then three of them are moved aside."""
-    model = dataset()
-    images = sorted(model.images.values(), key=lambda image: image.name)
-    pixels = {image.name: np.array([point.xy for point in image.points2D]) for image in images}
-    rows = {
-        image.name: {p.point3D_id: n for n, p in enumerate(image.points2D) if p.has_point3D()}
-        for image in images
-    }
-    pairs = []
-    for one, other in combinations(pixels, 2):
-        both = sorted(rows[one].keys() & rows[other].keys())
-        here = pixels[one][[rows[one][point] for point in both]]
-        there = pixels[other][[rows[other][point] for point in both]]
-        pairs.append(Seen(one, other, here, there))
-    names = list(pixels)
-    shares = [share for _, share in ties_of(model, pairs).values()]
-    assert min(shares) > 0.9
-    assert largest_part(names, ties_of(model, pairs)) == set(names)
-    aside = pycolmap.Sim3d(np.column_stack([turned((1, 2, 3), 0.4), (3, 2, 1)]))
-    moved = pycolmap.Reconstruction(model)
-    moved.transform(aside)
-    for image in images[:3]:
-        model.frames[image.frame_id].rig_from_world = moved.images[image.image_id].cam_from_world()
-    assert largest_part(names, ties_of(model, pairs)) == set(names[3:])
-
-
-def test_many_weak_ties_do_not_outvote_the_strong_ones_that_they_contradict() -> None:
-    """Seen of frames 59 to 87 of the rendered walk, whose windows look like others.
-
-    Six pairs with the rest have 211 matches, 166 of the true neighbours contradict them.
-    """
-    before, aside, after = range(39, 58, 2), range(59, 88, 2), range(89, 110, 2)
-    ties = {(str(a), str(a + 2)): (300, 1.0) for a in range(39, 108, 2) if a not in (57, 87)}
-    ties |= {("55", "89"): (150, 0.9)}  # the walk comes back
-    ties |= {("57", "59"): (54, 0.02), ("87", "89"): (112, 0.0)}
-    ties |= {("39", "59"): (27, 0.96), ("55", "75"): (29, 0.31), ("57", "75"): (42, 0.79)}
-    ties |= {("57", "77"): (33, 0.79), ("69", "89"): (48, 0.96), ("71", "89"): (32, 0.75)}
-    names = [str(number) for number in (*before, *aside, *after)]
-    assert largest_part(names, ties) == {str(number) for number in (*before, *after)}
 
 
 def test_a_pair_of_a_walk_that_shares_little_is_dropped(tmp_path: Path) -> None:
